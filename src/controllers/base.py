@@ -1,0 +1,85 @@
+"""How agents act. Nothing is kept between calls: the recurrent state is handed in and out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.config import Settings
+from core.specs import EnvSpec, EpisodeBatch, Extras, TimeStep
+from modules.layers import last_actions
+
+
+@dataclass(frozen=True)
+class Acted:
+    """A joint action and what is to be remembered of how it came about."""
+
+    action: Tensor
+    hidden: Tensor
+    extras: Extras = field(default_factory=dict)
+    """By name, each [b, ...]: stored with the episode (for instance behaviour probabilities)."""
+
+
+class Controller(nn.Module, ABC):
+    """The policies of all agents."""
+
+    explore_mode = "explore"
+    """The mode in which experience is collected."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys of the way of acting."""
+
+    def __init__(self, spec: EnvSpec, cfg: Any, settings: Settings) -> None:
+        super().__init__()
+        self.spec, self.cfg, self.settings = spec, cfg, settings
+
+    @classmethod
+    def unmet(cls, spec: EnvSpec) -> str | None:
+        """Why this controller cannot act in such an environment, or None."""
+        return None if spec.discrete else "it needs discrete actions"
+
+    @property
+    def test_modes(self) -> tuple[str, ...]:
+        """The ways of acting that evaluation reports; the first one is the policy that is executed."""
+        return ("test",)
+
+    @abstractmethod
+    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
+        """The recurrent state at the start of b episodes, on the parameters' device."""
+
+    @abstractmethod
+    def act(
+        self,
+        step: TimeStep,
+        last: Float[Tensor, "b n a"],
+        hidden: Float[Tensor, "b n h"],
+        *,
+        t_env: int,
+        mode: str,
+        rng: torch.Generator,
+    ) -> Acted:
+        """One joint action for each of b environments.
+
+        Args:
+            step: what the environments show.
+            last: each agent's last action, one-hot (the action itself in a box); zeros at the start of an episode.
+            hidden: what the last call returned.
+            t_env: environment steps collected so far; decides schedules.
+            mode: ``explore_mode`` while collecting, one of ``test_modes`` in tests (no exploration).
+            rng: the only source of randomness.
+        """
+
+    @abstractmethod
+    def unroll(self, batch: EpisodeBatch) -> Tensor:
+        """The network's output at every state of the batch, [b, t+1, n, ·], with gradient."""
+
+
+def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
+    """An agent network's output at every state of the batch, [b, t+1, n, a], from an empty memory (T-04)."""
+    return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]

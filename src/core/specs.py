@@ -1,0 +1,139 @@
+"""What an environment promises, and the tensors that environments, controllers and learners exchange.
+
+One alphabet of axes everywhere: b batch (episodes, or environments side by side), t time, n agents, a actions,
+o observation, s state, h hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Extras = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """One agent's actions: ``n`` numbered ones, or a box of ``n`` dimensions when ``low`` and ``high`` are given."""
+
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def discrete(self) -> bool:
+        """True for numbered actions (with availability masks), False for a box."""
+        return self.low is None
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """The sizes that every network and every buffer is built from; nothing else decides them."""
+
+    actions: tuple[ActionSpec, ...]
+    """One per agent; their number is the number of agents."""
+    obs_dims: tuple[int, ...]
+    """Length of each agent's observation; shorter ones are zero-padded to the longest."""
+    state_dim: int
+    """Length of the global state."""
+    episode_limit: int
+    """Steps after which an episode is truncated at the latest."""
+    reward: Literal["team", "individual"] = "team"
+    """One reward for all agents [b], or one for each [b, n]."""
+    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Further tensors of every ``TimeStep`` by name, with their shape without the batch axis; booleans."""
+    metrics: tuple[str, ...] = ()
+    """Names of the ``Outcome.info`` entries, whose values at an episode's last step are logged."""
+    unit_dim: int | None = None
+    """Where the state begins with one equally long block per agent: the length of one block (Qatten's units)."""
+
+    @property
+    def n_agents(self) -> int:
+        """N."""
+        return len(self.actions)
+
+    @property
+    def n_actions(self) -> int:
+        """A: the largest number of actions (or of action dimensions) of any agent."""
+        return max(action.n for action in self.actions)
+
+    @property
+    def obs_dim(self) -> int:
+        """O: the length of the longest observation."""
+        return max(self.obs_dims)
+
+    @property
+    def discrete(self) -> bool:
+        """True where every agent chooses among numbered actions."""
+        return all(action.discrete for action in self.actions)
+
+
+@dataclass(frozen=True)
+class TimeStep:
+    """What b environments show before the agents act. Tensors are the receiver's own: never views of live memory."""
+
+    obs: Float[Tensor, "b n o"]
+    state: Float[Tensor, "b s"]
+    avail: Bool[Tensor, "b n a"]
+    """Available actions; at least one per agent, also for the dead (all True in a box)."""
+    extras: Extras = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one joint action brought to b environments."""
+
+    next: TimeStep
+    reward: Float[Tensor, "b *n"]
+    terminated: Bool[Tensor, " b"]
+    """The episode reached a true end: nothing is bootstrapped."""
+    truncated: Bool[Tensor, " b"]
+    """The episode was cut by a time limit: its last state is bootstrapped through. Never together with terminated."""
+    info: Extras = field(default_factory=dict)
+    """``spec.metrics`` by name, each [b]; read where the episode ends."""
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """b episodes padded with zeros to one length; ``mask`` is 1 on the steps that were really taken.
+
+    Observations, states, action masks and the environment's extras have t+1 entries, the last one after the last
+    action; what belongs to an action has t. So no learner slices to align them.
+    """
+
+    action: Int[Tensor, "b t n"] | Float[Tensor, "b t n d"]
+    reward: Float[Tensor, "b t *n"]
+    terminated: Bool[Tensor, "b t"]
+    mask: Float[Tensor, "b t"]
+    length: Int[Tensor, " b"]
+    """Steps taken, always in host memory: the host decides shapes by it without waiting for the device."""
+    obs: Float[Tensor, "b t+1 n o"]
+    state: Float[Tensor, "b t+1 s"]
+    avail: Bool[Tensor, "b t+1 n a"]
+    """On padding every action is available, so that no distribution over nothing ever arises."""
+    extras: Extras = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """The number of episodes."""
+        return self.mask.shape[0]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
+        """A copy with ``fn`` applied to every tensor but ``length``."""
+        values: dict[str, Any] = {
+            f.name: fn(getattr(self, f.name)) for f in fields(self) if f.name not in ("length", "extras")
+        }
+        return replace(self, **values, extras={name: fn(x) for name, x in self.extras.items()})
+
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """A copy on ``device``; ``length`` stays in host memory."""
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
+    """1 where t < length, the one definition of a real step (T-01)."""
+    return (torch.arange(steps) < length[:, None]).float().to(device)

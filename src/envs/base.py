@@ -1,0 +1,76 @@
+"""The one interface to every environment: a batch of copies that step together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from core.specs import EnvSpec, Outcome, TimeStep
+
+
+class BatchedEnv(ABC):
+    """B independent copies of an environment. Rows never influence each other.
+
+    A row that has ended stays as it is until ``reset`` is asked for it: stepping it changes nothing that the others
+    see, and its outcome (reward 0, not terminated, not truncated) is ignored by the caller.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """The legal ``env_args``."""
+
+    spec: EnvSpec
+    n_envs: int
+    device: torch.device
+    native = True
+    """True for a tensor program, whose number of rows is cheap; False where a row is a process."""
+
+    def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
+        """``seed`` derives every row's generator; two instances with one seed and the same calls are bit-identical."""
+        self.cfg, self.n_envs, self.device, self.seed = cfg, n_envs, torch.device(device), seed
+
+    @classmethod
+    def settle(cls, cfg: Any) -> Any:
+        """``cfg`` with everything decided that depends on this machine (an engine that is found or not).
+
+        Called before a run is recorded, so that the record says what was used.
+
+        Raises:
+            ValueError: what is asked for is missing here, or its values do not go together; with the remedy.
+        """
+        return cfg
+
+    @abstractmethod
+    def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
+        """Starts a new episode in the rows of ``which`` (None: all) and shows all rows."""
+
+    @abstractmethod
+    def step(self, action: Int[Tensor, "b n"] | Float[Tensor, "b n d"]) -> Outcome:
+        """One joint action per row. An unavailable action of a running row raises ``ValueError`` naming row and agent."""
+
+    def seed_rows(self, seed: int) -> None:
+        """Restarts every row's generator from ``seed``, as if newly built; used before each evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be re-seeded")
+
+    def label(self) -> str:
+        """The name under which results are kept apart, for instance the engine and the map: part of the results' path."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what happens next: tensors, generators, counters. Empty where that is outside."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+
+    def render(self, row: int) -> str:
+        """A picture of one row (text or HTML) where there is something to see."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to show")
+
+    def close(self) -> None:
+        """Frees processes and memory; safe to call twice."""

@@ -1,0 +1,114 @@
+"""An algorithm: its networks, its optimisers, and one ``update``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from controllers.base import Controller
+from core.config import Settings
+from core.specs import EnvSpec
+from memory.replay import Replay
+
+Metrics = dict[str, Tensor]
+
+
+class Learner(nn.Module, ABC):
+    """Owns every parameter of a run; its ``state_dict`` is complete: networks, targets, optimisers, generator."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Keys that every algorithm has; the defaults are the field's common ones (algorithms.md section 17)."""
+
+        lr: float = 5e-4
+        """Learning rate."""
+        optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+        """RMSprop has PyMARL's alpha 0.99 and epsilon 1e-5."""
+        gamma: float = 0.99
+        """Discount factor."""
+        batch_size: int = 32
+        """Episodes per update."""
+        buffer_size: int = 5000
+        """Episodes that the replay keeps."""
+        buffer_bytes: int = 8_000_000_000
+        """Bytes that the replay may take; the oldest episodes go first."""
+        burn_in: int = 0
+        """Episodes collected before the first update (at least batch_size)."""
+        grad_norm_clip: float = 10.0
+        """Largest norm of the gradient of one optimiser's parameters."""
+
+        def __post_init__(self) -> None:
+            """Raises ValueError for values with which no update would ever happen."""
+            if not 1 <= self.batch_size <= self.buffer_size:
+                raise ValueError(
+                    f"batch_size={self.batch_size} must lie between 1 and buffer_size={self.buffer_size}: "
+                    "an update draws that many different episodes from the replay"
+                )
+
+    def __init__(
+        self, spec: EnvSpec, controller: Controller, cfg: Any, settings: Settings, rng: torch.Generator
+    ) -> None:
+        """``rng`` is the source of all randomness in ``update``; ``settings`` builds the selected components."""
+        super().__init__()
+        self.spec, self.controller, self.cfg, self.settings, self.rng = spec, controller, cfg, settings, rng
+        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+        self._episodes_seen = 0
+
+    @classmethod
+    def unmet(cls, spec: EnvSpec) -> str | None:
+        """Why this algorithm cannot learn in such an environment, or None."""
+        if not spec.discrete:
+            return "it needs discrete actions"
+        return None if spec.reward == "team" else "it needs one team reward"
+
+    def ready(self, replay: Replay) -> bool:
+        """Whether enough episodes have been collected for an update."""
+        return len(replay) >= self.cfg.batch_size and replay.added >= self.cfg.burn_in
+
+    @abstractmethod
+    def update(self, replay: Replay, t_env: int) -> Metrics:
+        """Learns once from the replay; returns scalars as tensors, which are not waited for here."""
+
+    def new_episodes(self, replay: Replay) -> int:
+        """Episodes collected since the last call: the events that target networks count (algorithms.md T-18)."""
+        new = replay.added - self._episodes_seen
+        self._episodes_seen = replay.added
+        return new
+
+    def optimise(self, name: str, *modules: nn.Module, lr: float) -> None:
+        """Creates the optimiser ``name`` over the parameters of ``modules``."""
+        params = [p for m in modules for p in m.parameters() if p.requires_grad]
+        if self.cfg.optimiser == "adam":
+            self._optimisers[name] = torch.optim.Adam(params, lr=lr)
+        else:
+            self._optimisers[name] = torch.optim.RMSprop(params, lr=lr, alpha=0.99, eps=1e-5)
+
+    def descend(self, name: str, loss: Tensor) -> Metrics:
+        """One clipped gradient step of optimiser ``name``; gradients that reach other parameters are dropped."""
+        optimiser = self._optimisers[name]
+        params = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients = torch.autograd.grad(loss, params, allow_unused=True)
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = gradient
+        norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip)
+        optimiser.step()
+        return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Part of ``state_dict``: what is not a tensor of a module."""
+        return {
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
+            "rng": self.rng.get_state(),
+            "episodes_seen": self._episodes_seen,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of ``get_extra_state``."""
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.rng.set_state(state["rng"].cpu())
+        self._episodes_seen = state["episodes_seen"]

@@ -1,0 +1,106 @@
+"""FOP: factorised soft policy iteration, discrete actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from controllers.base import Controller, unroll_agent
+from core.config import Settings
+from core.registry import LEARNERS
+from core.specs import EnvSpec, EpisodeBatch
+from learners.base import Learner, Metrics
+from learners.soft import SoftConfig, mix_locals, policy_improvement
+from memory.replay import Replay
+from modules.target import Target
+from rl.masked import entropy, masked_log_softmax, masked_mean, sample, taken
+from rl.soft import soft_value
+
+
+class SoftCritic(nn.Module):
+    """Local soft values Q_i(τ_i, ·) of all agents, and the mixer that makes Q_jt of them."""
+
+    def __init__(self, spec: EnvSpec, settings: Settings) -> None:
+        super().__init__()
+        self.agent = settings.build("agent", spec)
+        self.mixer = settings.build("mixer", spec)
+        self.n_actions = spec.n_actions
+
+    def local(self, batch: EpisodeBatch) -> Float[Tensor, "b t+1 n a"]:
+        """Q_i(τ_i, ·) at every state."""
+        return unroll_agent(self.agent, batch, self.n_actions)
+
+    def joint(
+        self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: float
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """Q_jt(τ, u) = Σ_i λ_i(τ, u) [Q_i - V_i] + V_jt at the first t states, and the mixer's regulariser."""
+        v = soft_value(q, batch.avail[:, : q.shape[1]], alpha)
+        return mix_locals(self.mixer, batch, q, v, action)
+
+
+@LEARNERS.register
+class FOP(Learner):
+    """Zhang et al., "FOP: Factorizing Optimal Joint Policy of Maximum-Entropy MARL", ICML 2021.
+
+    Symbols: π_i policy, Q_i and V_i local soft values, λ_i positive weights, α temperature; two critics, whose
+    minimum is used.
+
+    Differences from the released code (algorithms.md section 6): the entropy of the next action stands inside γ, is
+    summed over agents (``entropy_reduction``) and is absent after terminal steps (T-27); V_i ignores unavailable
+    actions (T-11); critics learn before the policy; α is annealed over the time that is said (T-19). Every network
+    is evaluated once per update, so the policy improves on the critics from before their step.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SoftConfig):
+        """Keys of FOP."""
+
+        mixer: str = "fop"
+        """The factorisation; ``fop`` is the paper's."""
+
+    def __init__(
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
+    ) -> None:
+        super().__init__(spec, controller, cfg, settings, rng)
+        self.critics = nn.ModuleList([SoftCritic(spec, settings) for _ in range(2)])
+        self.target = Target(self.critics, cfg.target_update_interval)
+        self.optimise("policy", controller, lr=cfg.lr)
+        for m, critic in enumerate(self.critics):
+            self.optimise(f"critic{m}", critic, lr=cfg.critic_lr)
+
+    def update(self, replay: Replay, t_env: int) -> Metrics:
+        """One step of each critic, then one of the policy."""
+        batch, alpha = replay.uniform(self.cfg.batch_size), self.cfg.alpha(t_env, replay.added)
+        log_pi = masked_log_softmax(self.controller.unroll(batch), batch.avail)
+        q = [critic.local(batch) for critic in self.critics]
+        y = self.critic_target(batch, log_pi.detach(), alpha)
+        q_min = torch.minimum(*q).detach()
+        metrics: Metrics = {}
+        for m in range(2):
+            metrics |= self.descend(f"critic{m}", self.critic_loss(m, batch, q[m], y, alpha))
+        metrics |= self.descend("policy", policy_improvement(batch, log_pi, q_min, alpha))
+        self.target.step(self.new_episodes(replay))
+        return metrics | {
+            "alpha": torch.tensor(alpha),
+            "policy_entropy": masked_mean(entropy(log_pi.detach(), batch.avail)[:, :-1], batch.mask),
+            "target_mean": masked_mean(y, batch.mask),
+        }
+
+    @torch.no_grad()
+    def critic_target(
+        self, batch: EpisodeBatch, log_pi: Float[Tensor, "b t+1 n a"], alpha: float
+    ) -> Float[Tensor, "b t"]:
+        """y = r + γ [min_m Q_jt^m(s', u') - α Σ_i log π_i(u'_i)], u' ~ π (algorithms.md 6.4), as TD(λ)."""
+        action = sample(log_pi, self.rng)
+        q_jt = [slow.joint(batch, slow.local(batch), action, alpha)[0] for slow in self.target.slow]
+        return self.cfg.soft_target(batch, torch.minimum(*q_jt), taken(log_pi, action), alpha)
+
+    def critic_loss(
+        self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b t+1 n a"], y: Float[Tensor, "b t"], alpha: float
+    ) -> Float[Tensor, ""]:
+        """(Q_jt^m(s, u) - y)² of the actions taken (algorithms.md 6.4), plus the attention's regulariser."""
+        q_jt, regulariser = self.critics[m].joint(batch, q[:, :-1], batch.action, alpha)
+        return masked_mean((q_jt - y).square() + regulariser, batch.mask)

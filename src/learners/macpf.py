@@ -1,0 +1,174 @@
+"""MACPF: multi-agent conditional policy factorisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from controllers.base import Controller
+from controllers.conditional_mac import ConditionalMAC
+from core.config import ConfigError, Settings
+from core.registry import LEARNERS
+from core.specs import EnvSpec, EpisodeBatch
+from learners.base import Learner, Metrics
+from learners.soft import SoftConfig, mix_locals, policy_improvement
+from memory.replay import Replay
+from modules.agents.conditional import ConditionalHead
+from modules.layers import StateValue, last_actions
+from modules.target import Target
+from rl.masked import entropy, masked_log_softmax, masked_mean, sample, taken
+from rl.soft import soft_value
+
+
+class SoftCritics(nn.Module):
+    """Q_i^ind(τ_i, ·), Q_i^dep(τ_i, a_{<i}, ·) = sg[Q_i^ind] + c_i, and the one mixer Θ of both."""
+
+    def __init__(self, spec: EnvSpec, settings: Settings, modes: tuple[str, ...], form: str) -> None:
+        super().__init__()
+        self.head = ConditionalHead(spec, settings.build("agent", spec))
+        self.mixer = settings.build("mixer", spec)
+        self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
+        self.n_actions = spec.n_actions
+
+    def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b t+1 n h"]:
+        """The features of every history, from an empty memory."""
+        return self.head.encode(batch.obs, last_actions(batch.action, self.n_actions), None, batch.length + 1)[0]
+
+    def local(
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t n h"], action: Int[Tensor, "b t n"]
+    ) -> Float[Tensor, "b t n a"]:
+        """Q_i^ind, or Q_i^dep given the earlier agents' part of ``action``, at the first t states."""
+        return local_values(self.head, mode, batch, h[:, : action.shape[1]], action)
+
+    def joint(
+        self,
+        mode: str,
+        batch: EpisodeBatch,
+        q: Float[Tensor, "b t n a"],
+        action: Int[Tensor, "b t n"],
+        alpha: float,
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
+        steps = action.shape[1]
+        v = soft_value(q, batch.avail[:, :steps], alpha)
+        if self.v_jt is None:
+            return mix_locals(self.mixer, batch, q, v, action)
+        q_jt, regulariser = mix_locals(self.mixer, batch, q - v.unsqueeze(-1), torch.zeros_like(v), action)
+        return q_jt + self.v_jt[mode](batch.state[:, :steps]), regulariser
+
+
+def local_values(
+    head: ConditionalHead, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t n h"], action: Int[Tensor, "b t n"]
+) -> Float[Tensor, "b t n a"]:
+    """The independent output, or the dependent one given the earlier, visible agents' actions (Eq. 10, which means logits)."""
+    if mode == "ind":
+        return head.independent(h)
+    visible = batch.extras.get("visible")
+    joint = one_hot(action, batch.avail.shape[-1]).float()
+    return head.dependent(h, joint, None if visible is None else visible[:, : h.shape[1]])
+
+
+@LEARNERS.register
+class MACPF(Learner):
+    """Wang, Ye & Lu, "More Centralized Training, Still Decentralized Execution", ICLR 2023.
+
+    Symbols: π_i^ind(a_i|τ_i) is executed; π_i^dep(a_i|τ_i, a_{<i}) = softmax(sg[z_i^ind] + b_i) explores;
+    Q_i^dep = sg[Q_i^ind] + c_i; Θ mixes either into Q_jt; α temperature. Mode ``dep`` teaches the corrections b and c,
+    mode ``ind`` all the rest, from the same replay.
+
+    Differences from the released code (algorithms.md section 8): one mixer, as its second one is dead; the
+    temperature is a schedule (T-32); no ε beside sampling (T-31); corrections do not train the trunk (T-29) and read
+    the actions of earlier, visible agents only (T-30); entropies as in the paper (T-27). Every network is evaluated
+    once per update, and the losses of both modes, which share no parameter but Θ's, are descended together.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SoftConfig):
+        """Keys of MACPF."""
+
+        mixer: str = "linear"
+        """Θ: ``linear``, or the ablations ``qmix`` (macpf_nonlinear) and ``fop`` (macpf_attention)."""
+        mixer_form: Literal["ref", "adv"] = "ref"
+        """What Θ mixes: Q_i (the release), or Q_i - V_i beside a value of the state (the paper's Eq. 6; T-35)."""
+
+    controller: ConditionalMAC
+
+    def __init__(
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
+    ) -> None:
+        if not isinstance(controller, ConditionalMAC):
+            raise ConfigError([f"'mac' is '{settings['mac']}', but macpf needs a pair of policies: conditional_mac"])
+        super().__init__(spec, controller, cfg, settings, rng)
+        self.modes = ("ind", "dep") if controller.cfg.dependent else ("ind",)
+        self.critics = SoftCritics(spec, settings, self.modes, cfg.mixer_form)
+        self.target = Target(self.critics, cfg.target_update_interval)
+        self.optimise("policy", controller, lr=cfg.lr)
+        self.optimise("critic", self.critics, lr=cfg.critic_lr)
+
+    def update(self, replay: Replay, t_env: int) -> Metrics:
+        """One step of the critics and one of the policies, independent and dependent ones together."""
+        batch, alpha = replay.uniform(self.cfg.batch_size), self.cfg.alpha(t_env, replay.added)
+        h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
+        metrics: Metrics = {"alpha": torch.tensor(alpha)}
+        critic_loss, policy_loss = torch.zeros_like(h_q[0, 0, 0, 0]), torch.zeros_like(h_pi[0, 0, 0, 0])
+        for mode in self.modes:
+            action, log_pi = self.decide(mode, batch, h_pi)
+            y = self.critic_target(mode, batch, h_slow, action, taken(log_pi, action).detach(), alpha)
+            critic_loss = critic_loss + self.critic_loss(mode, batch, h_q, y, alpha)
+            policy_loss = policy_loss + self.policy_loss(mode, batch, h_q, action, log_pi, alpha)
+            spread = entropy(log_pi.detach(), batch.avail)
+            metrics[f"{mode}_policy_entropy"] = masked_mean(spread[:, :-1], batch.mask)
+            metrics[f"{mode}_target_mean"] = masked_mean(y, batch.mask)
+        metrics |= self.descend("critic", critic_loss) | self.descend("policy", policy_loss)
+        self.target.step(self.new_episodes(replay))
+        return metrics
+
+    def decide(
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t+1 n h"]
+    ) -> tuple[Int[Tensor, "b t+1 n"], Float[Tensor, "b t+1 n a"]]:
+        """A joint action u' ~ π^mode at every state, and log π_i^mode(· | τ_i[, u'_{<i}]) with gradient (Eq. 10)."""
+        if mode == "ind":
+            log_pi = masked_log_softmax(self.controller.agent.independent(h), batch.avail)
+            return sample(log_pi.detach(), self.rng), log_pi
+        action = self.controller.decide_in_turn(h, batch.avail, batch.extras.get("visible"), self.rng)
+        return action, masked_log_softmax(local_values(self.controller.agent, mode, batch, h, action), batch.avail)
+
+    @torch.no_grad()
+    def critic_target(
+        self,
+        mode: str,
+        batch: EpisodeBatch,
+        h: Float[Tensor, "b t+1 n h"],
+        action: Int[Tensor, "b t+1 n"],
+        log_prob: Float[Tensor, "b t+1 n"],
+        alpha: float,
+    ) -> Float[Tensor, "b t"]:
+        """y = r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of the target critics, u' ~ π^mode (algorithms.md 8.2), as TD(λ)."""
+        q = self.target.slow.local(mode, batch, h, action)
+        return self.cfg.soft_target(batch, self.target.slow.joint(mode, batch, q, action, alpha)[0], log_prob, alpha)
+
+    def critic_loss(
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t+1 n h"], y: Float[Tensor, "b t"], alpha: float
+    ) -> Float[Tensor, ""]:
+        """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
+        q = self.critics.local(mode, batch, h, batch.action)
+        q_jt, regulariser = self.critics.joint(mode, batch, q, batch.action, alpha)
+        return masked_mean((q_jt - y).square() + regulariser, batch.mask)
+
+    def policy_loss(
+        self,
+        mode: str,
+        batch: EpisodeBatch,
+        h: Float[Tensor, "b t+1 n h"],
+        action: Int[Tensor, "b t+1 n"],
+        log_pi: Float[Tensor, "b t+1 n a"],
+        alpha: float,
+    ) -> Float[Tensor, ""]:
+        """Σ_a π_i(a) [α log π_i(a) - Q_i(a)], both given the same u'_{<i} (algorithms.md 8.2)."""
+        q = self.critics.local(mode, batch, h.detach(), action).detach()
+        return policy_improvement(batch, log_pi, q, alpha)

@@ -1,0 +1,179 @@
+"""Episodes kept for learning: no padding is stored, and none is ever handed out unmarked."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from core.specs import EnvSpec, EpisodeBatch, valid_mask
+
+_PER_STATE = ("obs", "state", "avail")
+_FIRST_ROWS = 4096
+
+
+class Replay:
+    """A ring of rows, one per visited state, in which every episode of L steps occupies L + 1 rows.
+
+    The ring grows as it fills, up to ``max_bytes``; then, or when ``capacity`` episodes are stored, the oldest go.
+    Memory is thus what the episodes really need, not capacity times the episode limit. Actions are stored as small
+    integers, masks as booleans.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, capacity: int, max_bytes: int, device: torch.device | str, rng: torch.Generator
+    ) -> None:
+        """``rng`` (in host memory) draws the episodes of ``uniform``."""
+        self.spec, self.capacity, self.max_bytes = spec, capacity, max_bytes
+        self.device, self.rng = torch.device(device), rng
+        self.added = 0
+        """Episodes ever added: the clock of everything that counts episodes."""
+        self._rows: dict[str, Tensor] = {}
+        self._size = 0
+        self._episodes: deque[tuple[int, int]] = deque()
+        self._head = 0
+
+    def __len__(self) -> int:
+        """The number of stored episodes."""
+        return len(self._episodes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for episodes."""
+        return sum(x.numel() * x.element_size() for x in self._rows.values())
+
+    def add(self, batch: EpisodeBatch) -> None:
+        """Stores copies of the episodes; padding is left behind.
+
+        Raises:
+            ValueError: a single episode is larger than ``max_bytes``.
+        """
+        fields = self._pack(batch.to(self.device))
+        for row, length in enumerate(batch.length.tolist()):
+            start = self._make_room(length + 1, fields)
+            place = (start + torch.arange(length + 1)).remainder(self._size).to(self.device)
+            for name, x in fields.items():
+                self._rows[name][place] = x[row, : length + 1]
+            self._episodes.append((start, length))
+        self.added += len(batch)
+
+    def uniform(self, n: int) -> EpisodeBatch:
+        """``n`` different episodes, each subset equally likely."""
+        picks = torch.randperm(len(self), generator=self.rng)[:n].tolist()
+        return self._gather(picks)
+
+    def latest(self, n: int) -> EpisodeBatch:
+        """The ``n`` newest episodes, oldest of them first."""
+        return self._gather(list(range(max(0, len(self) - n), len(self))))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stored rows in order of age, the episodes' lengths, and the generator."""
+        order = self._in_order()
+        return {
+            "rows": {name: x[order] for name, x in self._rows.items()},
+            "lengths": [length for _, length in self._episodes],
+            "added": self.added,
+            "rng": self.rng.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self._rows = {name: x.to(self.device).clone() for name, x in state["rows"].items()}
+        self._size = len(next(iter(self._rows.values()))) if self._rows else 0
+        self._episodes.clear()
+        self._head = 0
+        for length in state["lengths"]:
+            self._episodes.append((self._head, length))
+            self._head += length + 1
+        self.added = state["added"]
+        self.rng.set_state(state["rng"])
+
+    def _pack(self, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """Every field by name with t+1 entries; what belongs to an action gets an empty last one."""
+        small = torch.uint8 if self.spec.n_actions <= 256 else torch.int16
+        action = batch.action.to(small) if self.spec.discrete else batch.action
+        steps = {"action": action, "reward": batch.reward, "terminated": batch.terminated}
+        steps |= {f"extras.{k}": x for k, x in batch.extras.items() if k not in self.spec.extras}
+        fields = {name: torch.cat([x, torch.zeros_like(x[:, :1])], 1) for name, x in steps.items()}
+        fields |= {name: getattr(batch, name) for name in _PER_STATE}
+        return fields | {f"extras.{k}": batch.extras[k] for k in self.spec.extras}
+
+    def _make_room(self, rows: int, fields: dict[str, Tensor]) -> int:
+        """Drops or grows until ``rows`` rows are free; returns where they start, counted without wrapping."""
+        if len(self) == self.capacity:
+            self._episodes.popleft()
+        while self._used() + rows > self._size:
+            if not self._grow(rows, fields):
+                self._episodes.popleft()
+        start = self._head
+        self._head += rows
+        return start
+
+    def _used(self) -> int:
+        return self._head - self._episodes[0][0] if self._episodes else 0
+
+    def _grow(self, rows: int, fields: dict[str, Tensor]) -> bool:
+        """Doubles the ring within the limits; False where it is as large as it may be."""
+        row_bytes = sum(x[0, 0].numel() * x.element_size() for x in fields.values())
+        largest = min(self.max_bytes // row_bytes, self.capacity * (self.spec.episode_limit + 1))
+        if rows > largest:
+            raise ValueError(
+                f"an episode of {rows - 1} steps takes {rows * row_bytes} bytes, more than buffer_bytes={self.max_bytes}"
+            )
+        size = min(max(2 * self._size, _FIRST_ROWS, rows), largest)
+        if size <= self._size:
+            return False
+        order = self._in_order()
+        for name, x in fields.items():
+            grown = torch.zeros(size, *x.shape[2:], dtype=x.dtype, device=self.device)
+            if len(order):
+                grown[: len(order)] = self._rows[name][order]
+            self._rows[name] = grown
+        first = self._episodes[0][0] if self._episodes else self._head
+        self._episodes = deque((start - first, length) for start, length in self._episodes)
+        self._head -= first
+        self._size = size
+        return True
+
+    def _in_order(self) -> Int[Tensor, " rows"]:
+        """Indices of the stored rows, oldest first."""
+        if not self._episodes:
+            return torch.zeros(0, dtype=torch.long, device=self.device)
+        return torch.arange(self._episodes[0][0], self._head).remainder(self._size).to(self.device)
+
+    def _gather(self, picks: list[int]) -> EpisodeBatch:
+        chosen = [self._episodes[i] for i in picks]
+        start = torch.tensor([s for s, _ in chosen])
+        length = torch.tensor([n for _, n in chosen])
+        steps = int(length.max())
+        offset = torch.arange(steps + 1)
+        beyond = offset > length[:, None]
+        index = (start[:, None] + offset.expand_as(beyond).masked_fill(beyond, 0)).remainder(self._size)
+        index, padding = index.to(self.device), beyond.to(self.device)
+        over = (offset >= length[:, None]).to(self.device)
+
+        def take(name: str, hide: Tensor) -> Tensor:
+            x = self._rows[name][index]
+            return x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)
+
+        def take_steps(name: str) -> Tensor:
+            return take(name, over)[:, :steps]
+
+        action = take_steps("action")
+        names = [name.partition(".")[2] for name in self._rows if name.startswith("extras.")]
+        return EpisodeBatch(
+            action=action.long() if self.spec.discrete else action,
+            reward=take_steps("reward"),
+            terminated=take_steps("terminated"),
+            mask=valid_mask(length, steps, self.device),
+            length=length,
+            obs=take("obs", padding),
+            state=take("state", padding),
+            avail=take("avail", padding) | padding[:, :, None, None],
+            extras={
+                k: take(f"extras.{k}", padding) if k in self.spec.extras else take_steps(f"extras.{k}") for k in names
+            },
+        )

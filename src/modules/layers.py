@@ -1,0 +1,184 @@
+"""Networks and inputs that agents, critics and mixers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import linear, one_hot
+
+from core.specs import EnvSpec, valid_mask
+from modules.ragged_gru import ragged_gru
+
+
+def mlp(*dims: int) -> nn.Sequential:
+    """Linear layers from ``dims[0]`` to ``dims[-1]`` with ReLU between them, and none after the last."""
+    layers: list[nn.Module] = []
+    for i, o in pairwise(dims):
+        layers += [nn.Linear(i, o), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def input_dim(spec: EnvSpec) -> int:
+    """Width of ``agent_inputs``: O + A + N."""
+    return spec.obs_dim + spec.n_actions + spec.n_agents
+
+
+def agent_inputs(obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n i"]:
+    """What an agent sees: its observation, its last action (zeros at the start) and its one-hot number."""
+    b, t, n, _ = obs.shape
+    ids = torch.eye(n, dtype=obs.dtype, device=obs.device).expand(b, t, n, n)
+    return torch.cat([obs, last, ids], dim=-1)
+
+
+def last_actions(action: Int[Tensor, "b t n"], n_actions: int) -> Float[Tensor, "b t+1 n a"]:
+    """The action before each state as a one-hot; zeros before the first state."""
+    taken = one_hot(action.long(), n_actions).float()
+    return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
+
+
+class RecurrentEncoder(nn.Module):
+    """Linear-ReLU-GRU over each agent's own history; the parameters are shared by the agents (algorithms.md 1.13)."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
+        self.rnn = nn.GRU(hidden_dim, hidden_dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n i"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """The features at every step and the recurrent state after each episode's last one.
+
+        Args:
+            x: inputs in order of time.
+            hidden: the recurrent state before the first step; None: zeros.
+            length: number of valid steps per episode, at least 1, in host memory; None: all are valid. What lies
+                beyond is never read (it may be NaN), and the features are 0 there.
+        """
+        if hidden is None:
+            hidden = x.new_zeros(x.shape[0], x.shape[2], self.rnn.hidden_size)
+        if length is None:
+            return self._dense(x, hidden)
+        if not x.is_cuda:
+            return self._ragged(x, hidden, length)
+        valid = valid_mask(length, x.shape[1], x.device).bool()[..., None, None]
+        features, _ = self._dense(torch.where(valid, x, 0.0), hidden)
+        features = torch.where(valid, features, 0.0)
+        return features, _at_end(features, length)
+
+    def _dense(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps of all episodes in one call."""
+        b, t, n, _ = x.shape
+        y = self.embed(x).transpose(0, 1).flatten(1, 2)
+        state = hidden.flatten(0, 1)
+        if t == 1:  # acting: a single cell has less overhead than a sequence of one
+            y = last = torch.gru_cell(y[0], state, *self._weights())
+        else:
+            y, last = self.rnn(y, state[None].contiguous())
+        return y.reshape(t, b, n, -1).transpose(0, 1), last.reshape(b, n, -1)
+
+    def _ragged(self, x: Tensor, hidden: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """The valid steps only: episodes sorted by length, and the batch shrinks as they end (speed.md, D)."""
+        b, t, n, _ = x.shape
+        order = length.argsort(descending=True, stable=True)
+        valid = valid_mask(length[order], t).bool().T
+        rows = (order + 0 * valid) * t + torch.arange(t)[:, None]
+        rows = rows[valid]
+        alive = [n * m for m in valid.sum(1).tolist() if m]
+        inputs = linear(self.embed(x.flatten(0, 1)[rows]), self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+        outputs = ragged_gru(
+            inputs.flatten(0, 1), hidden[order].flatten(0, 1), self.rnn.weight_hh_l0, self.rnn.bias_hh_l0, alive
+        )
+        features = _unpack(outputs.unflatten(0, (-1, n)), rows, b, t)
+        return features, _at_end(features, length)
+
+    def _weights(self) -> Sequence[Tensor]:
+        """Of the one GRU cell, in ``torch.gru_cell``'s order."""
+        return self.rnn.weight_ih_l0, self.rnn.weight_hh_l0, self.rnn.bias_ih_l0, self.rnn.bias_hh_l0
+
+
+class FeedForwardEncoder(nn.Module):
+    """``layers`` times Linear-ReLU on the current step only; the recurrent state passes through unchanged."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int = 1) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.net = nn.Sequential(mlp(input_dim, *[hidden_dim] * layers), nn.ReLU())
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n i"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """As ``RecurrentEncoder.forward``."""
+        b, t, n, _ = x.shape
+        if hidden is None:
+            hidden = x.new_zeros(b, n, self.hidden_dim)
+        if length is None:
+            return self.net(x), hidden
+        rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(x.device, non_blocking=True)
+        return _unpack(self.net(x.flatten(0, 1)[rows]), rows, b, t), hidden
+
+
+def _unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
+    """Row k of ``packed`` goes to step ``rows[k]`` of the b * t steps; zeros elsewhere."""
+    empty = packed.new_zeros(b * t, *packed.shape[1:])
+    return empty.index_copy(0, rows, packed).unflatten(0, (b, t))
+
+
+def _at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
+    """The features at each episode's last valid step."""
+    last = (length - 1).to(features.device, non_blocking=True)
+    return features[torch.arange(len(last), device=features.device), last]
+
+
+class StateValue(nn.Module):
+    """V(s): one hidden layer with ReLU (the V_jt of MACPF's advantage form, T-35)."""
+
+    def __init__(self, state_dim: int, hidden_dim: int = 64) -> None:
+        super().__init__()
+        self.net = mlp(state_dim, hidden_dim, 1)
+
+    def forward(self, state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
+        """One value per state."""
+        return self.net(state).squeeze(-1)
+
+
+class GroupLinear(nn.Module):
+    """``groups`` independent linear layers in one batched product; each is initialised as ``nn.Linear``."""
+
+    def __init__(self, groups: int, i: int, o: int, bias: bool = True) -> None:
+        super().__init__()
+        layers = [nn.Linear(i, o, bias=bias) for _ in range(groups)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers])) if bias else None
+
+    def forward(self, x: Float[Tensor, "*rest g i"]) -> Float[Tensor, "*rest g o"]:
+        """Group k of the last axis but one goes through layer k."""
+        y = torch.einsum("...gi,gio->...go", x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
+    """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
+    if layers == 1:
+        return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
+    first = [nn.Linear(i, n * hidden_dim), nn.Unflatten(-1, (n, hidden_dim)), nn.ReLU()]
+    middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
+    return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
+
+
+def hypernet(state_dim: int, o: int, layers: int, hidden_dim: int) -> nn.Sequential:
+    """What makes a mixer's weights from the state: ``layers`` linear layers (algorithms.md 1.9-2).
+
+    Torch's own initialisation: an output that starts at 0 would have no gradient through its absolute value (T-14).
+    """
+    return mlp(state_dim, *[hidden_dim] * (layers - 1), o)

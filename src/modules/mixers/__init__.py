@@ -1,0 +1,1 @@
+"""What makes one joint value of the agents' values."""

@@ -1,0 +1,36 @@
+"""What every mixer can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Mixer(nn.Module, ABC):
+    """Makes one joint value of the agents' values. No padding is assumed: every step is mixed by itself."""
+
+    @abstractmethod
+    def forward(self, q: Float[Tensor, "b t n"], state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
+        """Q_tot of the agents' values ``q`` in ``state``."""
+
+    def joint(
+        self,
+        q: Float[Tensor, "b t n"],
+        v: Float[Tensor, "b t n"],  # noqa: ARG002 - read by mixers of advantages
+        state: Float[Tensor, "b t s"],
+        joint: Float[Tensor, "b t n a"],  # noqa: ARG002 - read by mixers that see the joint action
+        obs: Float[Tensor, "b t n o"],  # noqa: ARG002 - read by mixers that attend to the agents
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """Q_jt with all that a mixer may read, and what is to be added to the loss; here ``forward`` and 0.
+
+        Args:
+            q: Q_i of the actions ``joint``.
+            v: values V_i of the agents' policies.
+            state: s.
+            joint: u, the actions as one-hots.
+            obs: the agents' observations.
+        """
+        q_tot = self(q, state)
+        return q_tot, q_tot.new_zeros(q_tot.shape)

@@ -1,0 +1,1 @@
+"""Mathematics as pure functions of tensors: no modules, no state."""

@@ -1,0 +1,41 @@
+"""Maximum-entropy values and losses (algorithms.md 1.8)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rl.masked import UNAVAILABLE, expectation, probabilities, usable
+
+
+def soft_value(
+    q: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], alpha: float | Float[Tensor, "*#rest"]
+) -> Float[Tensor, "*rest"]:
+    r"""The value of the Boltzmann policy of q, :math:`V = \alpha \log \sum_{a\,available} \exp(q(a)/\alpha)`.
+
+    MACPF's equation 4 prints it without the logarithm. FOP's and MACPF's releases sum over all actions (T-11).
+
+    Args:
+        q: values of the actions.
+        avail: which of them are available.
+        alpha: temperature > 0; as a tensor it is broadcast against the result (one per agent: [n]).
+    """
+    masked = torch.where(usable(avail), q, UNAVAILABLE)
+    if isinstance(alpha, Tensor):
+        return alpha * torch.logsumexp(masked / alpha.unsqueeze(-1), dim=-1)
+    return alpha * torch.logsumexp(masked / alpha, dim=-1)
+
+
+def soft_policy_loss(
+    log_pi: Float[Tensor, "*rest a"],
+    q: Float[Tensor, "*rest a"],
+    avail: Bool[Tensor, "*rest a"],
+    alpha: float | Float[Tensor, "*#rest"],
+) -> Float[Tensor, "*rest"]:
+    r""":math:`\sum_a \pi(a)\,[\alpha \log \pi(a) - sg\,q(a)]`: α KL(π ‖ Boltzmann policy of q), up to a constant.
+
+    FOP's equation 11 and MACPF's actor losses; q gets no gradient.
+    """
+    alpha = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha
+    return expectation(probabilities(log_pi, avail), alpha * log_pi - q.detach(), avail)

@@ -1,0 +1,138 @@
+"""Whole episodes from every environment at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from controllers.base import Controller
+from core.config import Settings
+from core.registry import RUNNERS
+from core.specs import EpisodeBatch, TimeStep, valid_mask
+from envs.base import BatchedEnv
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Finished episodes and what is reported of each."""
+
+    episodes: EpisodeBatch
+    stats: dict[str, Float[Tensor, " b"]]
+    """``return``, ``ep_length`` and the environment's metrics at the last step, in host memory."""
+
+
+@RUNNERS.register
+class EpisodeRunner:
+    """One episode per row and call, in lock-step until the longest one ends."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """No keys of its own."""
+
+    def __init__(
+        self, env: BatchedEnv, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
+    ) -> None:
+        """``rng`` draws the actions."""
+        self.env, self.controller, self.rng = env, controller, rng
+
+    @torch.no_grad()
+    def collect(self, *, t_env: int, mode: str) -> Rollout:
+        """One whole episode of every row.
+
+        Args:
+            t_env: environment steps collected so far, for the controller's schedules.
+            mode: how to act: the controller's ``explore_mode`` or one of its ``test_modes``.
+        """
+        spec, env = self.env.spec, self.env
+        record = _Record(env.reset(), spec.episode_limit)
+        hidden = self.controller.initial_hidden(env.n_envs)
+        last = torch.zeros(env.n_envs, spec.n_agents, spec.n_actions, device=env.device)
+        running = torch.ones(env.n_envs, dtype=torch.bool, device=env.device)
+        length = torch.zeros(env.n_envs, dtype=torch.long, device=env.device)
+        metrics = {name: torch.zeros(env.n_envs, device=env.device) for name in spec.metrics}
+        for t in range(spec.episode_limit):
+            acted = self.controller.act(record.step, last, hidden, t_env=t_env, mode=mode, rng=self.rng)
+            outcome = env.step(acted.action)
+            record.add(t, acted.action, outcome, acted.extras, running)
+            length += running
+            for name, value in metrics.items():
+                value.copy_(torch.where(running, outcome.info[name].float(), value))
+            running = running & ~(outcome.terminated | outcome.truncated)
+            hidden = acted.hidden
+            last = one_hot(acted.action, spec.n_actions).float() if spec.discrete else acted.action
+            if not running.any():
+                break
+        episodes = record.finish(length.cpu())
+        stats = {"return": episodes.reward.flatten(1).sum(1), "ep_length": length.float(), **metrics}
+        return Rollout(episodes, {name: x.cpu() for name, x in stats.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The environment and the acting generator; between two calls nothing else is alive."""
+        return {"env": self.env.state_dict(), "rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.env.load_state_dict(state["env"])
+        self.rng.set_state(state["rng"].cpu())
+
+
+class _Record:
+    """The tensors of the episodes under way, allocated once at the episode limit and cut at the end."""
+
+    def __init__(self, first: TimeStep, limit: int) -> None:
+        self.step, self.limit = first, limit
+        self._states = {name: self._room(x, limit + 1) for name, x in self._shown(first).items()}
+        self._steps: dict[str, Tensor] = {}
+        self._write(self._states, 0, self._shown(first), torch.ones(len(first.state), dtype=torch.bool))
+        self._env_extras = set(first.extras)
+
+    @staticmethod
+    def _shown(step: TimeStep) -> dict[str, Tensor]:
+        return {"obs": step.obs, "state": step.state, "avail": step.avail} | {
+            f"extras.{k}": x for k, x in step.extras.items()
+        }
+
+    @staticmethod
+    def _room(x: Tensor, steps: int) -> Tensor:
+        return x.new_zeros(x.shape[0], steps, *x.shape[1:])
+
+    @staticmethod
+    def _write(store: dict[str, Tensor], t: int, values: dict[str, Tensor], running: Tensor) -> None:
+        for name, x in values.items():
+            keep = running.to(x.device).view(-1, *[1] * (x.dim() - 1))
+            store[name][:, t] = torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def add(self, t: int, action: Tensor, outcome: Any, extras: dict[str, Tensor], running: Tensor) -> None:
+        """Step ``t`` of the rows that are still running, and the state after it."""
+        values = {"action": action, "reward": outcome.reward, "terminated": outcome.terminated}
+        values |= {f"extras.{k}": x for k, x in extras.items()}
+        if not self._steps:
+            self._steps = {name: self._room(x, self.limit) for name, x in values.items()}
+        self._write(self._steps, t, values, running)
+        self._write(self._states, t + 1, self._shown(outcome.next), running)
+        self.step = outcome.next
+
+    def finish(self, length: Tensor) -> EpisodeBatch:
+        """The episodes, cut to the longest."""
+        steps = int(length.max())
+        device = self._states["obs"].device
+        beyond = (torch.arange(steps + 1) > length[:, None]).to(device)
+        states = {name: x[:, : steps + 1] for name, x in self._states.items()}
+        parts = {name: x[:, :steps] for name, x in self._steps.items()}
+        extras = {name.partition(".")[2]: x for name, x in (states | parts).items() if name.startswith("extras.")}
+        return EpisodeBatch(
+            action=parts["action"],
+            reward=parts["reward"],
+            terminated=parts["terminated"],
+            mask=valid_mask(length, steps, device),
+            length=length,
+            obs=states["obs"],
+            state=states["state"],
+            avail=states["avail"] | beyond[:, :, None, None],
+            extras=extras,
+        )

@@ -1,0 +1,1 @@
+"""What remains of a run: the local journal, Sacred (files and MongoDB), TensorBoard, the console."""

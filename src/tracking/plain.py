@@ -1,0 +1,70 @@
+"""Values as plain Python, the only thing that a journal, YAML or a database should ever be handed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any
+
+INT64 = 2**63
+"""Whole numbers from here on fit neither BSON nor most readers of JSON."""
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
+MASK = "***"
+
+
+def plain(value: Any) -> Any:
+    """``value`` built of None, bool, int, float, str, datetime, bytes, list and dict only.
+
+    NaN and infinities stay floats. Tensors and arrays become numbers or nested lists; whole numbers beyond 64 bits
+    become text, so that no digit is lost; anything unknown becomes its ``str``.
+    """
+    if value is None or isinstance(value, bool | float | bytes | datetime) and type(value).__module__ != "numpy":
+        return value
+    if isinstance(value, str | PurePath):
+        return str(value)
+    if isinstance(value, int):
+        return int(value) if -INT64 <= value < INT64 else str(int(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=str)
+    return _of_array(value)
+
+
+def _of_array(value: Any) -> Any:
+    """Numpy scalars and arrays and torch tensors, recognised by their methods: neither library is imported here."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)
+
+
+def number(value: Any) -> float | int:
+    """One measurement as a plain number.
+
+    Raises:
+        TypeError: ``value`` is not a single number.
+    """
+    value = plain(value)
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):  # plain() turns huge integers into text; a curve needs a number
+        value = float(value)
+    if not isinstance(value, int | float):
+        raise TypeError(f"a metric must be a single number, not {value!r}")
+    return value
+
+
+def masked(text: str) -> str:
+    """``text`` with the passwords of all addresses in it replaced by ``***``."""
+    return _PASSWORD.sub(rf"\1{MASK}@", text)
+
+
+def now() -> str:
+    """The present in UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,90 @@
+"""A small batched environment with everything that can go wrong for a learner; registered as ``toy``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.registry import ENVS
+from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
+from envs.base import BatchedEnv
+
+
+@ENVS.register
+class Toy(BatchedEnv):
+    """Random observations and masks, early ends, time limits; the reward counts agents that choose their target."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        n_agents: int = 3
+        n_actions: int = 4
+        limit: int = 5
+        end_chance: float = 0.25
+        visible: bool = True
+        box: bool = False
+
+    def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
+        super().__init__(cfg, n_envs, device, seed)
+        action = ActionSpec(cfg.n_actions, -1.0, 1.0) if cfg.box else ActionSpec(cfg.n_actions)
+        n = cfg.n_agents
+        self.spec = EnvSpec(
+            actions=(action,) * n,
+            obs_dims=(6,) * n,
+            state_dim=7,
+            episode_limit=cfg.limit,
+            extras={"visible": (n, n)} if cfg.visible else {},
+            metrics=("won",),
+        )
+        self.t = torch.zeros(n_envs, dtype=torch.long)
+        self.seed_rows(seed)
+
+    def seed_rows(self, seed: int) -> None:
+        self.rngs = [torch.Generator().manual_seed(seed + row) for row in range(self.n_envs)]
+        self.now = self._draw(torch.ones(self.n_envs, dtype=torch.bool), None)
+
+    def _draw(self, which: Tensor, old: TimeStep | None) -> TimeStep:
+        n, a = self.cfg.n_agents, self.cfg.n_actions
+        rows = []
+        for row, rng in enumerate(self.rngs):
+            if old is not None and not which[row]:
+                seen = old.extras["visible"][row] if self.cfg.visible else torch.ones(n, n)
+                rows.append((old.obs[row], old.state[row], old.avail[row], seen))
+                continue
+            avail = torch.rand(n, a, generator=rng) < 0.6
+            avail[torch.arange(n), torch.randint(a, (n,), generator=rng)] = True
+            obs, state = torch.randn(n, 6, generator=rng), torch.randn(7, generator=rng)
+            rows.append((obs, state, avail, torch.rand(n, n, generator=rng) < 0.7))
+        obs, state, avail, visible = (torch.stack([r[k] for r in rows]) for k in range(4))
+        return TimeStep(obs, state, avail, {"visible": visible.bool()} if self.cfg.visible else {})
+
+    def reset(self, which: Tensor | None = None) -> TimeStep:
+        which = torch.ones(self.n_envs, dtype=torch.bool) if which is None else which
+        self.t[which] = 0
+        self.running = which if not hasattr(self, "running") else self.running | which
+        self.now = self._draw(which, self.now)
+        return self.now
+
+    def step(self, action: Tensor) -> Outcome:
+        if not self.cfg.box:
+            legal = self.now.avail.gather(-1, action[..., None])[..., 0].all(-1)
+            if not legal[self.running].all():
+                raise ValueError("an unavailable action was chosen")
+        self.t += self.running
+        hit = (self.now.obs[..., 0] > 0) == ((action if not self.cfg.box else action[..., 0]) > 0)
+        reward = torch.where(self.running, hit.float().sum(-1), 0.0)
+        chance = torch.stack([torch.rand((), generator=rng) for rng in self.rngs])
+        terminated = self.running & (chance < self.cfg.end_chance)
+        truncated = self.running & ~terminated & (self.t >= self.cfg.limit)
+        self.now = self._draw(self.running, self.now)
+        self.running = self.running & ~(terminated | truncated)
+        return Outcome(self.now, reward, terminated, truncated, {"won": terminated})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rngs": [r.get_state() for r in self.rngs]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for rng, saved in zip(self.rngs, state["rngs"], strict=True):
+            rng.set_state(saved)
