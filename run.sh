@@ -101,12 +101,12 @@ prepare() {
 }
 
 unset PYTHONHOME
+cd -- "$root" # results, and all relative paths in arguments, belong to this folder wherever the call comes from
 if [[ ${1:-} == test ]]; then
   shift
   prepare requirements-dev.txt
-  cd -- "$root"
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   exec "$python" -m pytest -n 2 "$@"
 fi
 prepare requirements.txt
-exec "$python" "$root/src/main.py" "$@"
+exec "$python" src/main.py "$@"

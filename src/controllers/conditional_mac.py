@@ -40,7 +40,7 @@ class ConditionalMAC(Controller):
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
-        self.agent = ConditionalHead(spec, settings.build("agent", spec))
+        self.agent = ConditionalHead(spec, settings.build("agent", spec), cfg.dependent)
 
     @property
     def test_modes(self) -> tuple[str, ...]:

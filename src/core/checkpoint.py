@@ -80,7 +80,9 @@ def _decode(value: Any, blobs: Iterator[Tensor]) -> Any:
     if kind == "t":
         return tuple(_decode(v, blobs) for v in content)
     tensor = next(blobs)
-    return {"x": lambda: tensor, "n": tensor.numpy, "b": lambda: tensor.numpy().tobytes()}[kind]()
+    if kind == "x":
+        return tensor
+    return tensor.numpy() if kind == "n" else tensor.numpy().tobytes()
 
 
 def _shapes(value: Any) -> Iterator[tuple[torch.dtype, list[int]]]:
@@ -98,7 +100,7 @@ def _shapes(value: Any) -> Iterator[tuple[torch.dtype, list[int]]]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """A contiguous host tensor's memory."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:

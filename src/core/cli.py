@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def compose(command: Command) -> Settings:
     Raises:
         ConfigError: with every mistake and where it was made.
     """
-    layers = []
+    layers: list[tuple[Mapping[str, Any], str]] = []
     for name in ("default", f"envs/{command.env_config}", f"algs/{command.config}"):
         layers.append((load(CONFIG / f"{name}.yaml"), f"config/{name}.yaml"))
     mongo = command.mongo or os.environ.get(MONGO_VARIABLE)
@@ -212,7 +212,7 @@ def compose(command: Command) -> Settings:
     return overlay(layers)
 
 
-def overlay(layers: list[tuple[Mapping[str, Any], str]]) -> Settings:
+def overlay(layers: Sequence[tuple[Mapping[str, Any], str]]) -> Settings:
     """The checked settings of several (mapping, where it came from), later ones first in rank."""
     config: dict[str, Any] = {}
     source: dict[str, str] = {}
@@ -233,10 +233,10 @@ def revise(recorded: Mapping[str, Any], command: Command, changeable: frozenset[
     """
     fixed = [key for key in command.updates if key not in changeable]
     if fixed:
-        near = {key: did_you_mean(key, changeable) if key not in recorded else "" for key in fixed}
-        reason = f"cannot be changed by '{command.action}': the run would no longer be the one that was recorded"
-        legal = f"Changeable are {', '.join(sorted(changeable))}"
-        raise ConfigError([*(f"'{key}' {reason}.{near[key]}" for key in fixed), legal])
+        legal = ", ".join(sorted(changeable))
+        raise ConfigError(
+            [f"'{key}' cannot be changed by '{command.action}', only these can: {legal}" for key in fixed]
+        )
     mongo = command.mongo or os.environ.get(MONGO_VARIABLE)
     given = {"mongo_url": mongo} if mongo else {}
     settings = overlay([(recorded, "the run's config.yaml"), (given, "-m/--mongo"), (command.updates, COMMAND_LINE)])

@@ -413,11 +413,17 @@ class _Check:
     def __init__(self, source: Mapping[str, str]) -> None:
         self.source = source
         self.problems: list[str] = []
+        self.wrong: set[str] = set()
+        """Keys whose value has been reported, ``env_args`` dotted."""
         self.missing = False
         """Whether a selected component was not found, so that its keys are not known."""
 
     def origin(self, key: str) -> str:
         return f" (from {self.source[key]})" if key in self.source else ""
+
+    def report(self, key: str, problem: str) -> None:
+        self.wrong.add(key)
+        self.problems.append(problem)
 
     def value(self, name: str, value: Any, keys: list[_Key]) -> Any:
         """A given value in its declared type."""
@@ -430,19 +436,19 @@ class _Check:
             elif not isinstance(value, list | dict) and fits(str(value), hint):
                 remedy = f"; write {name}=\"'{value}'\""
             says = f"'{name}'{self.origin(name)} must be {wanted(hint)}, not {value!r} ({type(value).__name__}){remedy}"
-            self.problems.append(says)
+            self.report(name, says)
             return value
         return _typed(value, keys[0].hint, tuples=False)
 
     def default(self, name: str, keys: list[_Key]) -> Any:
         """The one default of a key that was not given."""
         if any(key.required for key in keys):
-            self.problems.append(f"'{name}' has no value: give {name}=... after 'with'; {wanted(keys[0].hint)}")
+            self.report(name, f"'{name}' has no value: give {name}=... after 'with'; {wanted(keys[0].hint)}")
             return None
         defaults = [key.default() for key in keys]
         if any(type(d) is not type(defaults[0]) or d != defaults[0] for d in defaults):
             says = ", ".join(f"{key.owner} has {d!r}" for key, d in zip(keys, defaults, strict=True))
-            self.problems.append(f"'{name}' must be given, for its defaults differ: {says}")
+            self.report(name, f"'{name}' must be given, for its defaults differ: {says}")
         return _typed(defaults[0], keys[0].hint, tuples=False)
 
     def section(self, given: Mapping[str, Any], legal: Mapping[str, list[_Key]], prefix: str = "") -> dict[str, Any]:
@@ -451,6 +457,17 @@ class _Check:
             name: self.value(prefix + name, given[name], keys) if name in given else self.default(prefix + name, keys)
             for name, keys in legal.items()
         }
+
+    def whole(self, cls: Any, values: Any, prefix: str, title: str) -> None:
+        """Asks a section of well-typed values for its own opinion: its ``__post_init__`` may refuse them."""
+        if "env_args" in self.wrong or any(prefix + name in self.wrong for name in _keys(cls, "")):
+            return
+        try:
+            _section(cls, values)
+        except ConfigError as error:
+            self.problems += error.problems
+        except ValueError as error:
+            self.problems.append(f"{title}{error}")
 
     def unknown(self, key: str, legal: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """Reports a flat key that is not legal, unless that only follows from another decision.
@@ -471,7 +488,8 @@ class _Check:
         elif key in (env := _env_keys(found)):
             reason = f"is one of the environment's keys: env_args.{key}."
         else:
-            reason = "is not known." + did_you_mean(key, [*legal, *(f"env_args.{name}" for name in env)])
+            near = did_you_mean(key, [*legal, *(f"env_args.{name}" for name in env)])
+            reason = "is not known." + (near or " The command print_config shows all keys.")
         self.problems.append(f"key '{key}'{self.origin(key)} {reason}")
 
 
@@ -508,28 +526,13 @@ def resolve(config: Mapping[str, Any], source: Mapping[str, str] | None = None) 
                 title = _titled("env", found["env"])
                 check.problems.append(f"{title} has no key 'env_args.{key}'{check.origin(f'env_args.{key}')}.{near}")
         full["env_args"] = check.section(args, env, "env_args.")
+    for slot, cls in found.items():
+        values, prefix = (full["env_args"], "env_args.") if slot == "env" else (full, "")
+        check.whole(cls.Config, values, prefix, _titled(slot, cls) + ": ")
+    check.whole(Experiment, full, "", "")
     if check.problems:
         raise ConfigError(check.problems)
-    return _validated(Settings(full), found)
-
-
-def _validated(settings: Settings, found: Mapping[str, Any]) -> Settings:
-    """``settings``, after every section's own ``__post_init__`` has accepted its values."""
-    problems: list[str] = []
-    sections: list[tuple[Any, str, Mapping[str, Any]]] = [(Experiment, "", settings)]
-    for slot, component in found.items():
-        values = settings["env_args"] if slot == "env" else settings
-        sections.append((component.Config, _titled(slot, component) + ": ", values))
-    for cls, title, values in sections:
-        try:
-            _section(cls, values)
-        except ConfigError as error:
-            problems += error.problems
-        except ValueError as error:
-            problems.append(f"{title}{error}")
-    if problems:
-        raise ConfigError(problems)
-    return settings
+    return Settings(full)
 
 
 def settle(settings: Settings) -> Settings:

@@ -26,7 +26,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Choose one of: {', '.join(options)}." if 0 < len(options) <= 40 else ""
+    return f" Choose one of: {', '.join(options)}." if 0 < len(options) <= 30 else ""
 
 
 class Registry:
@@ -61,7 +61,7 @@ class Registry:
         return self._classes[name]
 
 
-LEARNERS = Registry("learner", "learners", helpers=("base", "soft"))
+LEARNERS = Registry("learner", "learners")
 CONTROLLERS = Registry("controller", "controllers")
 RUNNERS = Registry("runner", "runners")
 ENVS = Registry("environment", "envs")

@@ -1,6 +1,7 @@
 """What an environment promises, and the tensors that environments, controllers and learners exchange.
 
-One alphabet of axes everywhere: b batch (episodes, or environments side by side), t time, n agents, a actions,
+One alphabet of axes everywhere: b batch (episodes, or environments side by side), t time (steps; ``t+1`` or ``states``
+where the state after the last step is counted too), n agents, a actions,
 o observation, s state, h hidden.
 """
 

@@ -15,7 +15,7 @@ from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.rows.native import Clock, refuse_unavailable
 
-# algorithms.md 12.1: rows are agent 1's actions, columns agent 2's.
+# Rows are agent 1's actions, columns agent 2's.
 PRESETS: dict[str, list[list[float]]] = {
     # QTRAN (Son et al. 2019) and FOP (Zhang et al. 2021), Table 1: a sub-optimal plateau of 0 beside the optimum.
     "qtran33": [[8, -12, -12], [-12, 0, 0], [-12, 0, 0]],
@@ -34,7 +34,7 @@ GENERATED = ("dop14", "penalty")
 
 
 def dop14() -> Float[Tensor, "14 14 14"]:
-    """DOP's didactic game (Wang et al. 2021, section 5.1): 10 for the joint action (1, 5, 9), counted from 0, else -10."""
+    """DOP's didactic game (Wang et al. 2021, section 5.1): 10 for the joint action (1, 5, 9) from 0 on, else -10."""
     payoff = torch.full((14, 14, 14), -10.0)
     payoff[1, 5, 9] = 10
     return payoff

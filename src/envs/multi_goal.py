@@ -21,7 +21,7 @@ GOALS = ("goal_north", "goal_south", "goal_east", "goal_west")
 
 @ENVS.register
 class MultiGoal(BatchedEnv):
-    """Four equally good goals: the agents must agree on one of them at every step (algorithms.md 12.5).
+    """Four equally good goals: the agents must agree on one of them at every step.
 
     After each step the reward is r(p) = sum_g exp(-||p - g||^2 / (2 sigma^2)), plus ``goal_reward`` where a goal is
     nearer than ``goal_radius``, which ends the episode. Both agents and the state show p / arena.

@@ -83,9 +83,9 @@ class Learner(nn.Module, ABC):
         """Creates the optimiser ``name`` over the parameters of ``modules``."""
         params = [p for m in modules for p in m.parameters() if p.requires_grad]
         if self.cfg.optimiser == "adam":
-            self._optimisers[name] = torch.optim.Adam(params, lr=lr)
+            self._optimisers[name] = torch.optim.Adam(params, lr=lr, fused=True)
         else:
-            self._optimisers[name] = torch.optim.RMSprop(params, lr=lr, alpha=0.99, eps=1e-5)
+            self._optimisers[name] = torch.optim.RMSprop(params, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
 
     def descend(self, name: str, loss: Tensor) -> Metrics:
         """One clipped gradient step of optimiser ``name``; gradients that reach other parameters are dropped."""

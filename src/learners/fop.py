@@ -29,7 +29,7 @@ class SoftCritic(nn.Module):
         self.mixer = settings.build("mixer", spec)
         self.n_actions = spec.n_actions
 
-    def local(self, batch: EpisodeBatch) -> Float[Tensor, "b t+1 n a"]:
+    def local(self, batch: EpisodeBatch) -> Float[Tensor, "b states n a"]:
         """Q_i(τ_i, ·) at every state."""
         return unroll_agent(self.agent, batch, self.n_actions)
 
@@ -91,7 +91,7 @@ class FOP(Learner):
 
     @torch.no_grad()
     def critic_target(
-        self, batch: EpisodeBatch, log_pi: Float[Tensor, "b t+1 n a"], alpha: float
+        self, batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], alpha: float
     ) -> Float[Tensor, "b t"]:
         """y = r + γ [min_m Q_jt^m(s', u') - α Σ_i log π_i(u'_i)], u' ~ π (algorithms.md 6.4), as TD(λ)."""
         action = sample(log_pi, self.rng)
@@ -99,7 +99,7 @@ class FOP(Learner):
         return self.cfg.soft_target(batch, torch.minimum(*q_jt), taken(log_pi, action), alpha)
 
     def critic_loss(
-        self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b t+1 n a"], y: Float[Tensor, "b t"], alpha: float
+        self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b states n a"], y: Float[Tensor, "b t"], alpha: float
     ) -> Float[Tensor, ""]:
         """(Q_jt^m(s, u) - y)² of the actions taken (algorithms.md 6.4), plus the attention's regulariser."""
         q_jt, regulariser = self.critics[m].joint(batch, q[:, :-1], batch.action, alpha)

@@ -30,17 +30,17 @@ class SoftCritics(nn.Module):
 
     def __init__(self, spec: EnvSpec, settings: Settings, modes: tuple[str, ...], form: str) -> None:
         super().__init__()
-        self.head = ConditionalHead(spec, settings.build("agent", spec))
+        self.head = ConditionalHead(spec, settings.build("agent", spec), "dep" in modes)
         self.mixer = settings.build("mixer", spec)
         self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
         self.n_actions = spec.n_actions
 
-    def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b t+1 n h"]:
+    def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b states n h"]:
         """The features of every history, from an empty memory."""
         return self.head.encode(batch.obs, last_actions(batch.action, self.n_actions), None, batch.length + 1)[0]
 
     def local(
-        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t n h"], action: Int[Tensor, "b t n"]
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], action: Int[Tensor, "b t n"]
     ) -> Float[Tensor, "b t n a"]:
         """Q_i^ind, or Q_i^dep given the earlier agents' part of ``action``, at the first t states."""
         return local_values(self.head, mode, batch, h[:, : action.shape[1]], action)
@@ -129,8 +129,8 @@ class MACPF(Learner):
         return metrics
 
     def decide(
-        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t+1 n h"]
-    ) -> tuple[Int[Tensor, "b t+1 n"], Float[Tensor, "b t+1 n a"]]:
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"]
+    ) -> tuple[Int[Tensor, "b states n"], Float[Tensor, "b states n a"]]:
         """A joint action u' ~ π^mode at every state, and log π_i^mode(· | τ_i[, u'_{<i}]) with gradient (Eq. 10)."""
         if mode == "ind":
             log_pi = masked_log_softmax(self.controller.agent.independent(h), batch.avail)
@@ -143,9 +143,9 @@ class MACPF(Learner):
         self,
         mode: str,
         batch: EpisodeBatch,
-        h: Float[Tensor, "b t+1 n h"],
-        action: Int[Tensor, "b t+1 n"],
-        log_prob: Float[Tensor, "b t+1 n"],
+        h: Float[Tensor, "b states n h"],
+        action: Int[Tensor, "b states n"],
+        log_prob: Float[Tensor, "b states n"],
         alpha: float,
     ) -> Float[Tensor, "b t"]:
         """y = r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of the target critics, u' ~ π^mode (algorithms.md 8.2), as TD(λ)."""
@@ -153,7 +153,7 @@ class MACPF(Learner):
         return self.cfg.soft_target(batch, self.target.slow.joint(mode, batch, q, action, alpha)[0], log_prob, alpha)
 
     def critic_loss(
-        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t+1 n h"], y: Float[Tensor, "b t"], alpha: float
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], y: Float[Tensor, "b t"], alpha: float
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
         q = self.critics.local(mode, batch, h, batch.action)
@@ -164,9 +164,9 @@ class MACPF(Learner):
         self,
         mode: str,
         batch: EpisodeBatch,
-        h: Float[Tensor, "b t+1 n h"],
-        action: Int[Tensor, "b t+1 n"],
-        log_pi: Float[Tensor, "b t+1 n a"],
+        h: Float[Tensor, "b states n h"],
+        action: Int[Tensor, "b states n"],
+        log_pi: Float[Tensor, "b states n a"],
         alpha: float,
     ) -> Float[Tensor, ""]:
         """Σ_a π_i(a) [α log π_i(a) - Q_i(a)], both given the same u'_{<i} (algorithms.md 8.2)."""

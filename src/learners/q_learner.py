@@ -68,7 +68,7 @@ class QLearner(Learner):
         return masked_mean((chosen - self.targets(batch, q.detach())).square(), batch.mask)
 
     @torch.no_grad()
-    def targets(self, batch: EpisodeBatch, q: Float[Tensor, "b t+1 n a"]) -> Float[Tensor, "b t *n"]:
+    def targets(self, batch: EpisodeBatch, q: Float[Tensor, "b states n a"]) -> Float[Tensor, "b t *n"]:
         """y_t, one for the team, or one for each agent without a mixer."""
         slow_controller, *slow_mixer = self.target.slow
         slow_q = slow_controller.unroll(batch)

@@ -50,7 +50,7 @@ class SoftConfig(Learner.Config):
         return Linear(self.alpha_start, self.alpha_finish, self.alpha_anneal_time)(t_env)
 
     def soft_target(
-        self, batch: EpisodeBatch, q_jt: Float[Tensor, "b t+1"], log_prob: Float[Tensor, "b t+1 n"], alpha: float
+        self, batch: EpisodeBatch, q_jt: Float[Tensor, "b states"], log_prob: Float[Tensor, "b states n"], alpha: float
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of the soft values X_t = Q_jt(s_t, u'_t) - α Σ_i log π_i(u'_{t,i}) (algorithms.md 6.4).
 
@@ -75,7 +75,7 @@ def mix_locals(
 
 
 def policy_improvement(
-    batch: EpisodeBatch, log_pi: Float[Tensor, "b t+1 n a"], q: Float[Tensor, "b t+1 n a"], alpha: float
+    batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], q: Float[Tensor, "b states n a"], alpha: float
 ) -> Float[Tensor, ""]:
     """Σ_a π_i(a) [α log π_i(a) - Q_i(a)] over available actions, mean over real steps and agents; Q is constant."""
     return masked_mean(soft_policy_loss(log_pi, q, batch.avail, alpha)[:, :-1], batch.mask)

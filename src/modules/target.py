@@ -48,14 +48,13 @@ class Target(nn.Module, Generic[M]):
         """Counts ``events`` and follows the online network where that is due."""
         before, self.count = self.count, self.count + events
         online = self._online[0]
-        if self.period is not None:
-            if self.count // self.period > before // self.period:
-                self.slow.load_state_dict(online.state_dict())
-            return
-        for slow, fast in zip(self.slow.parameters(), online.parameters(), strict=True):
-            slow.lerp_(fast, self.tau)
-        for slow, fast in zip(self.slow.buffers(), online.buffers(), strict=True):
-            slow.copy_(fast)
+        if self.tau is not None:
+            for slow, fast in zip(self.slow.parameters(), online.parameters(), strict=True):
+                slow.lerp_(fast, self.tau)
+            for copied, buffer in zip(self.slow.buffers(), online.buffers(), strict=True):
+                copied.copy_(buffer)
+        elif self.period is not None and self.count // self.period > before // self.period:
+            self.slow.load_state_dict(online.state_dict())
 
     def get_extra_state(self) -> Tensor:
         """Part of ``state_dict``: the events counted. Kept on the host, so that counting never waits for a device."""

@@ -64,12 +64,12 @@ def draw(weight: Float[Tensor, "*rest a"], rng: torch.Generator) -> Int[Tensor, 
     """Actions with probabilities proportional to ``weight``, one uniform number each.
 
     Inverts the cumulative distribution in double precision. The result is the first action whose cumulative weight
-    exceeds the drawn one, which an action of weight 0 never is. A row with a NaN gives the number of actions, an
+    exceeds u times the total, which an action of weight 0 never is; u <= 1 - 2^-53, so the product rounds to less
+    than the total. A row with a NaN gives the number of actions, an
     index that no later use accepts, instead of an arbitrary action.
     """
     cumulative = weight.double().cumsum(-1)
     u = torch.rand(weight.shape[:-1], generator=rng, device=weight.device, dtype=torch.double)
-    u = u * (1 - 2**-40)  # so that rounding cannot lift u times the total to the total
     return (~(cumulative > (u * cumulative[..., -1]).unsqueeze(-1))).sum(-1)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, a line per log interval elsewhere, all of it in console.log."""
+"""What a person sees of a run: a live bar on a terminal, a line per log interval elsewhere; all is in console.log."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Console:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[Console]:
-        """While active, what this process prints goes to console.log and to the screen, above the bar if there is one."""
+        """While active, what this process prints goes to console.log and to the screen, above the bar."""
         out, err = sys.stdout, sys.stderr
         with open(self._log_path, "ab", buffering=0) as log:
             self._bar = self._make_bar(_terminal(err) or _terminal(out))
@@ -91,7 +91,8 @@ class Console:
 
     def message(self, text: str) -> None:
         """One line for the reader."""
-        print(text, flush=True)
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def progress(self, t_env: int) -> None:
         """Moves the bar; cheap enough for every iteration of the loop."""
@@ -101,8 +102,8 @@ class Console:
         self._redrawn = clock
         self._speed.update(t_env, clock)
         if self._bar is not None:
-            note = " | ".join(part for part in (f"{t_env:,}/{self._speed.t_max:,}", self._headline, str(self._speed)) if part)
-            self._bar.update(self._task, completed=t_env, note=note)
+            parts = (f"{t_env:,}/{self._speed.t_max:,}", self._headline, str(self._speed))
+            self._bar.update(self._task, completed=t_env, note=" | ".join(part for part in parts if part))
 
     def record(self, record: Record) -> None:
         """Prints a test's result; without a bar also where the run stands, once per log interval."""
@@ -120,9 +121,14 @@ class Console:
         """The live bar, already shown; None where there is no terminal to show it on."""
         if screen is None:
             return None
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}", markup=False))
         bar = Progress(
-            *columns, console=Screen(file=screen), refresh_per_second=4, redirect_stdout=False, redirect_stderr=False
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Screen(file=screen),
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = bar.add_task(self._title, total=self._speed.t_max, note="")
         bar.start()
@@ -140,13 +146,11 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Takes ``text``; returns its length."""
-        if os.getpid() != self._owner:  # a forked worker: neither the bar's thread nor a free lock came along
-            return self._wrapped.write(text)
+        if not self._log.closed:
+            self._log.write(text.encode("utf-8", "replace"))
+        if self._bar is None or os.getpid() != self._owner:
+            return self._wrapped.write(text)  # also in a forked worker, where the bar's lock may be held for ever
         with self._lock:
-            if not self._log.closed:
-                self._log.write(text.encode("utf-8", "replace"))
-            if self._bar is None:
-                return self._wrapped.write(text)
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
                 self._bar.console.print(Text.from_ansi(line), soft_wrap=True)

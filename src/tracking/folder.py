@@ -42,6 +42,7 @@ class RunFolder:
         """An existing run folder; see ``create`` and ``open``."""
         self.path = Path(path).resolve()
         self._writing = threading.RLock()
+        self._claimed = False
         self.config = self.path / "config.yaml"
         self.journal = self.path / "metrics.jsonl"
         self.console = self.path / "console.log"
@@ -156,16 +157,23 @@ class RunFolder:
         Raises:
             ConfigError: another process has it.
         """
+        if self._claimed:
+            yield
+            return
         with open(self.path / ".lock", "a") as lock:
             try:
-                # A POSIX record lock: forked environment workers do not inherit it and so cannot keep a dead run's lock.
+                # A POSIX record lock is not inherited by forked environment workers, who may outlive a killed run.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 record = self.record
                 raise ConfigError(
                     [f"{self.path} is being written by process {record.get('pid')} on {record.get('host')}"]
                 ) from None
-            yield
+            self._claimed = True
+            try:
+                yield
+            finally:
+                self._claimed = False
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 INT64 = 2**63
@@ -20,23 +19,21 @@ def plain(value: Any) -> Any:
     NaN and infinities stay floats. Tensors and arrays become numbers or nested lists; whole numbers beyond 64 bits
     become text, so that no digit is lost; anything unknown becomes its ``str``.
     """
-    if value is None or isinstance(value, bool | float | bytes | datetime) and type(value).__module__ != "numpy":
-        return value
-    if isinstance(value, str | PurePath):
-        return str(value)
-    if isinstance(value, int):
-        return int(value) if -INT64 <= value < INT64 else str(int(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, set | frozenset):
         return sorted((plain(item) for item in value), key=str)
-    return _of_array(value)
+    return _scalar(value)
 
 
-def _of_array(value: Any) -> Any:
-    """Numpy scalars and arrays and torch tensors, recognised by their methods: neither library is imported here."""
+def _scalar(value: Any) -> Any:
+    """What is no container; numpy and torch are recognised by their methods, neither library is imported here."""
+    if value is None or type(value) in (bool, float, str, bytes, datetime):
+        return value
+    if isinstance(value, int):
+        return int(value) if -INT64 <= value < INT64 else str(int(value))
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     if hasattr(value, "tolist"):

@@ -12,6 +12,6 @@ def open_writer(folder: Path, purge_step: int | None = None) -> Any:
     Raises:
         ImportError: the package is not installed.
     """
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import, and optional)
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
 
     return SummaryWriter(log_dir=str(folder), purge_step=purge_step)

@@ -95,18 +95,21 @@ class Tracker:
         return True
 
     def finish(self) -> None:
-        """On completion: the configuration and, while it is small, the journal become artifacts."""
+        """On completion: configuration, last checkpoint and, while it is small, the journal become artifacts."""
         self.artifact(self._folder.config)
-        self._journal.sync()
-        if 0 < self._journal.cursor <= _JOURNAL_ARTIFACT_BYTES:
+        if 0 < self._journal.sync() <= _JOURNAL_ARTIFACT_BYTES:
             self.artifact(self._folder.journal)
+        if self._folder.checkpoint.exists():
+            self.artifact(self._folder.checkpoint)
 
     def state_dict(self) -> dict[str, int]:
         """Where the journal ends, for a checkpoint; everything before is on the disk when this returns."""
         return {"cursor": self._journal.sync()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes back to a checkpoint: journal, Sacred and TensorBoard forget what came after. ``{"cursor": 0}`` is the start.
+        """Goes back to a checkpoint: journal, Sacred and TensorBoard forget what came after it.
+
+        ``{"cursor": 0}`` is the beginning, for a run that was stopped before its first checkpoint.
 
         Raises:
             JournalError: the journal does not belong to that checkpoint, or is damaged.
@@ -116,8 +119,7 @@ class Tracker:
         for store in self._stores:
             store.restore(curves)
         last = max((curve[-1][0] for curve in curves.values()), default=-1)
-        tests = series(self._journal.path, kinds=("test",))
-        self._summary = {name: curve[-1][1] for name, curve in tests.items()}
+        self._summary = _last(series(self._journal.path, kinds=("test",)))
         self._publish()
         self._waiting = False
         self._writer = self._tensorboard(purge_step=last + 1)
@@ -145,6 +147,12 @@ class Tracker:
         except ImportError as error:
             self.message(f"TensorBoard is not installed ({error}): the run goes on without it")
             return None
+
+
+def _last(tests: Series) -> dict[str, float]:
+    """The summary that the last test left behind."""
+    summary = {name: curve[-1][1] for name, curve in tests.items()}
+    return summary | {"test_t_env": max(curve[-1][0] for curve in tests.values())} if tests else summary
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

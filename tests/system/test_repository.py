@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import load, resolve
+from core.config import load, merge, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
@@ -24,6 +25,8 @@ ENVIRONMENTS = sorted((ROOT / "config" / "envs").glob("*.yaml"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 LONGEST, DEEPEST, ALIKE, REPEATED = 50, 3, 6, 0.10
 """Lines of a function; nested blocks in it; consecutive equal lines that count as repeated; their largest share."""
+REQUIRED = {"external": {"env_args": {"factory": "package.module:callable"}}}
+"""What only the user can say, by environment."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -84,8 +87,8 @@ def test_ruff_would_format_nothing():
     tool("-m", "ruff", "format", "--no-cache", "--check", ".")
 
 
-def test_types(tmp_path: Path):
-    tool("-m", "mypy", "--cache-dir", str(tmp_path), "--no-error-summary")
+def test_types():
+    tool("-m", "mypy", "--no-error-summary")
 
 
 def test_layers():
@@ -242,13 +245,32 @@ def test_readme_has_the_two_commands():
     assert "./run.sh test\n" in readme
 
 
+def test_the_examples_of_adding_train(tmp_path: Path):
+    """The files that docs/adding.md prints, added to a copy of the sources, are found, checked and trained."""
+    for folder in ("src", "config"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    page = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    files = re.findall(r"^`([\w/.]+)`\n```\w+\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(files) == 4
+    for name, content in files:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    small = ["t_max=100", "log_interval=50", "test_nepisode=2", "batch_size=4", "device=cpu"]
+    command = ["src/main.py", "--config=hysteretic", "--env-config=echo", "with", "forgiveness=0.5", *small]
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    journal = "".join(path.read_text() for path in tmp_path.glob("results/echo/hysteretic/*/metrics.jsonl"))
+    assert "q_loss" in journal and "test_agreed_mean" in journal
+
+
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("algorithm", "environment"), [*product(ALGORITHMS, ENVIRONMENTS)], ids=lambda path: path.stem)
 def test_configurations_resolve(algorithm: Path, environment: Path):
-    layers = (ROOT / "config" / "default.yaml", environment, algorithm)
-    settings = resolve({key: value for layer in layers for key, value in load(layer).items()})
+    config = REQUIRED.get(environment.stem, {})
+    for layer in (ROOT / "config" / "default.yaml", environment, algorithm):
+        config = merge(config, load(layer))
+    settings = resolve(config)
     assert settings["name"] and settings["learner"] and settings["env"]
 
 
@@ -274,6 +296,8 @@ def names_read() -> set[str]:
                 read.add(node.attr)
             elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 read.add(str(node.slice.value))
+            elif isinstance(node, ast.Dict):
+                read |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
             elif isinstance(node, ast.Call):
                 read |= {x.value for x in node.args if isinstance(x, ast.Constant) and isinstance(x.value, str)}
     return read

@@ -53,7 +53,7 @@ def main(pipe_fd: int, memory_fd: int, lifeline_fd: int, dump_fd: int) -> None:
     die_with_parent(lifeline_fd)
     pipe = Connection(pipe_fd)
     try:
-        source, row, seed = pickle.loads(pipe.recv_bytes())  # noqa: S301
+        source, row, seed = pickle.loads(pipe.recv_bytes())
         simulator = make(source, seed)
         pipe.send_bytes(DONE + pickle.dumps(simulator.about))
         n_rows = int.from_bytes(pipe.recv_bytes(), "little")
@@ -65,7 +65,7 @@ def main(pipe_fd: int, memory_fd: int, lifeline_fd: int, dump_fd: int) -> None:
     except FactoryError as error:
         pipe.send_bytes(FAILED + str(error).encode())
         sys.exit(1)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (told to the main process, which raises it)
         pipe.send_bytes(FAILED + traceback.format_exc().encode())
         sys.exit(1)
 

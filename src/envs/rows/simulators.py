@@ -75,10 +75,11 @@ def find(path: str) -> Callable[..., Any]:
         raise FactoryError(f"factory must look like 'package.module:callable', not '{path}'")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        remedy = f"install the package that provides '{error.name}'" if error.name else "repair it"
-        hint = f"{remedy}, or correct the name, or put its folder on PYTHONPATH"
-        raise FactoryError(f"factory '{path}': importing '{module_name}' failed ({error}); {hint}") from error
+    except Exception as error:
+        missing = getattr(error, "name", None)
+        remedy = f"install what provides '{missing}', correct the name, or set PYTHONPATH" if missing else "repair it"
+        text = f"{type(error).__name__}: {error}"
+        raise FactoryError(f"factory '{path}': '{module_name}' cannot be imported ({text}); {remedy}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
@@ -122,7 +123,7 @@ def write_result(board: Board, row: int, result: Result, metrics: tuple[str, ...
 def _seed_globals(seed: int) -> None:
     """Many environments draw from the global generators; in a worker these are nobody else's."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
 
 
 def _flat(values: Any) -> Array:
@@ -132,8 +133,8 @@ def _flat(values: Any) -> Array:
 class PyMarl(Simulator):
     """PyMARL's ``MultiAgentEnv``: step(actions) -> (reward, terminated, info).
 
-    ``info["episode_limit"]`` marks an end as a time limit (traps T-02 and T-54). ``seed`` is given to the factory where it
-    takes one, and to Python's and numpy's global generators; seeding anew builds the environment anew.
+    ``info["episode_limit"]`` marks an end as a time limit (traps T-02 and T-54). ``seed`` is given to the factory where
+    it takes one, and to Python's and numpy's global generators; seeding anew builds the environment anew.
     """
 
     def __init__(self, source: Source, seed: int) -> None:
@@ -175,7 +176,7 @@ class PyMarl(Simulator):
         """One joint action."""
         result = self._env.step(action.tolist())
         if len(result) != 3:
-            raise FactoryError(f"step returned {len(result)} values; the pymarl interface returns reward, terminated, info")
+            raise FactoryError(f"step returned {len(result)} values, not reward, terminated, info as PyMARL's does")
         reward, over, info = result
         self._t += 1
         limit = bool(info.get("episode_limit", False)) if over else self._t >= self._limit
@@ -249,11 +250,13 @@ class PettingZoo(Simulator):
         actions = {a: self._decode(i, action[i]) for i, a in enumerate(self._agents) if a in present}
         obs, rewards, terminations, truncations, infos = self._env.step(actions)
         self._t += 1
-        gone = {a for a in present if terminations.get(a) or truncations.get(a)}
-        self._alive = (self._alive & present) - gone
-        cut = any(truncations.get(a) and not terminations.get(a) for a in gone)
-        over = not self._alive
-        truncated = cut if over else self._t >= self._limit
+        terminated = {a for a in present if terminations.get(a)}
+        cut = {a for a in present - terminated if truncations.get(a)}
+        left = present - terminated - cut
+        over = not left
+        # A cut episode's last state is bootstrapped through: there, those who were cut still have their choices.
+        self._alive = left or cut
+        truncated = bool(cut) if over else self._t >= self._limit
         view = self._view(obs, infos)
         each = np.array([rewards.get(a, 0.0) for a in self._agents], dtype=np.float32)
         reward = each if self._source.reward == "individual" else float(each.sum())

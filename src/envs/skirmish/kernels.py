@@ -8,6 +8,7 @@ on its state, its generator and its actions. Axes: b battles, u units (allies fi
 
 from __future__ import annotations
 
+import math
 from typing import Any, no_type_check
 
 import warp as wp
@@ -23,8 +24,12 @@ FIGHTING = wp.constant(2)
 """What a unit does with its feet in this game loop: nothing, walk, or stand because its target is in range."""
 
 NEVER = wp.constant(1.0e9)
+PI = wp.constant(math.pi)
+COS_TURN = wp.constant(math.cos(math.pi / 6))
+SIN_TURN = wp.constant(math.sin(math.pi / 6))
 
 
+@no_type_check
 @wp.struct
 class Kind:
     """One unit's type in game loops and cells."""
@@ -51,6 +56,7 @@ class Kind:
     """Agents are numbered by type first."""
 
 
+@no_type_check
 @wp.struct
 class Scene:
     """What never changes on one map with one set of options."""
@@ -107,8 +113,12 @@ class Scene:
     sweeps: int
     idle_weight: float
     fighting_weight: float
+    contact: float
+    side_memory: int
+    stuck_below: float
 
 
+@no_type_check
 @wp.struct
 class Battle:
     """What changes, one row per battle."""
@@ -124,6 +134,8 @@ class Battle:
     order: wp.array2d(dtype=wp.int32)
     target: wp.array2d(dtype=wp.int32)
     goal: wp.array2d(dtype=wp.vec2)
+    side: wp.array2d(dtype=wp.int32)
+    stuck: wp.array2d(dtype=wp.int32)
     script: wp.array2d(dtype=wp.int32)
     last: wp.array2d(dtype=wp.int32)
     time: wp.array(dtype=wp.int32)
@@ -134,6 +146,7 @@ class Battle:
     stance: wp.array2d(dtype=wp.int32)
     dest: wp.array2d(dtype=wp.vec2)
     pace: wp.array2d(dtype=float)
+    origin: wp.array2d(dtype=wp.vec2)
     shot: wp.array2d(dtype=wp.int32)
     stale: wp.array(dtype=wp.int32)
     fault: wp.array(dtype=wp.int32)
@@ -300,7 +313,9 @@ def fight(s: Scene, b: Battle, i: int, u: int, target: int, draw: float):
         walk_to(s, b, i, u, b.pos[i, target], d - k.reach + 0.02)
     if strike:
         b.shot[i, u] = target
-        b.cooldown[i, u] = k.period - k.wind_up + s.jitter_low + draw * (s.jitter_high - s.jitter_low)
+        # the period counts from the beginning of the attack, whose wind-up took whole loops
+        pause = k.period - wp.ceil(k.wind_up) + s.jitter_low + draw * (s.jitter_high - s.jitter_low)
+        b.cooldown[i, u] = pause
         if k.blows > 1:
             b.second[i, u] = k.blow_delay
             b.second_target[i, u] = target
@@ -327,6 +342,7 @@ def second_blow(s: Scene, b: Battle, i: int, u: int):
 def decide(s: Scene, b: Battle, i: int, u: int, rng: wp.uint32):
     """What a living unit does in this loop: fight, walk or stand."""
     b.stance[i, u] = IDLE
+    b.origin[i, u] = b.pos[i, u]
     b.pace[i, u] = 0.0
     b.shot[i, u] = -1
     if u >= s.n_agents:
@@ -366,37 +382,75 @@ def hurt(s: Scene, b: Battle, i: int, u: int, v: int):
 @no_type_check
 @wp.func
 def blocks(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
-    """Whether walker ``u`` goes round ``v``: a standing fighter or opponent. Idle mates are pushed aside instead."""
-    if b.hp[i, v] <= 0.0 or b.stance[i, v] == WALKING or v == b.target[i, u]:
+    """Whether walker ``u`` goes round ``v``: a fighter, an opponent, somebody stuck. Idle mates are pushed aside."""
+    if b.hp[i, v] <= 0.0 or v == b.target[i, u]:
         return False
+    if b.stance[i, v] == WALKING:
+        return b.stuck[i, v] > 0
     same = (u < s.n_agents) == (v < s.n_agents)
     return not same or b.stance[i, v] == FIGHTING
 
 
 @no_type_check
 @wp.func
-def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
-    """``direction`` without what leads into those who stand in the way."""
-    d = direction
+def blocked_headings(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> int:
+    """Bit k: ``direction``, turned left by k times 30 degrees, leads into somebody who stands in contact."""
     p = b.pos[i, u]
-    touched = bool(False)
+    mask = int(0)
     for v in range(s.n_units):
         if v != u:
-            if blocks(s, b, i, u, v):
-                n = b.pos[i, v] - p
-                room = s.kind[u].separation + s.kind[v].separation + 0.1
-                far = wp.dot(n, n)
-                if far < room * room and far > 1.0e-8:
-                    n = n / wp.sqrt(far)
-                    into = wp.dot(d, n)
-                    if into > 0.0:
-                        touched = True
-                        d = d - into * n
-                        if wp.dot(d, d) < 1.0e-4:  # head on: aside, to a side of its own
-                            d = wp.vec2(-n[1], n[0]) * (1.0 - 2.0 * float(u % 2))
-    if touched and wp.dot(d, d) > 1.0e-6:
-        d = wp.normalize(d)
-    return d
+            n = b.pos[i, v] - p
+            room = s.kind[u].separation + s.kind[v].separation + 0.1
+            far = wp.dot(n, n)
+            if far < room * room and far > 1.0e-8:
+                if blocks(s, b, i, u, v):
+                    into = s.contact * wp.sqrt(far)
+                    d = direction
+                    for k in range(12):
+                        if wp.dot(d, n) > into:
+                            mask = mask | (1 << k)
+                        d = wp.vec2(COS_TURN * d[0] - SIN_TURN * d[1], SIN_TURN * d[0] + COS_TURN * d[1])
+    return mask
+
+
+@no_type_check
+@wp.func
+def first_free(mask: int, side: int) -> int:
+    """The smallest turn to ``side`` (1 left, -1 right) that is free: 1 to 5 times 30 degrees, or 6 for none."""
+    for k in range(1, 6):
+        if (mask & (1 << ((12 + side * k) % 12))) == 0:
+            return k
+    return 6
+
+
+@no_type_check
+@wp.func
+def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
+    """``direction``, or the smallest turn of it past those who stand in the way.
+
+    ``side`` is remembered (its size counts the loops until it is forgotten), lest a walker sways in front of a gap.
+    """
+    mask = blocked_headings(s, b, i, u, direction)
+    memory = b.side[i, u]
+    side = wp.where(memory > 0, 1, wp.where(memory < 0, -1, 0))
+    if (mask & 1) == 0:
+        b.side[i, u] = memory - side
+        return direction
+    if side == 0:
+        left = first_free(mask, 1)
+        right = first_free(mask, -1)
+        side = wp.where(left < right or (left == right and u % 2 == 0), 1, -1)
+    turn = first_free(mask, side)
+    if turn == 6:
+        side = -side
+        turn = first_free(mask, side)
+    b.side[i, u] = side * s.side_memory
+    if turn == 6:
+        return wp.vec2(0.0, 0.0)
+    angle = float(side * turn) * (PI / 6.0)
+    c = wp.cos(angle)
+    w = wp.sin(angle)
+    return wp.vec2(c * direction[0] - w * direction[1], w * direction[0] + c * direction[1])
 
 
 @no_type_check
@@ -454,10 +508,14 @@ def separate(s: Scene, b: Battle, i: int):
 @no_type_check
 @wp.func
 def recover(s: Scene, b: Battle, i: int, u: int):
-    """Cooldown, shields and health of a living unit after one loop."""
+    """Cooldown, shields and health of a living unit after one loop, and whether it got anywhere."""
     k = s.kind[u]
     b.cooldown[i, u] = wp.max(b.cooldown[i, u] - 1.0, 0.0)
     b.quiet[i, u] = b.quiet[i, u] + 1.0
+    b.stuck[i, u] = 0
+    if b.stance[i, u] == WALKING:
+        if wp.length(b.pos[i, u] - b.origin[i, u]) < s.stuck_below * b.pace[i, u]:
+            b.stuck[i, u] = 1
     if b.quiet[i, u] > s.shield_delay:
         b.shield[i, u] = wp.min(b.shield[i, u] + s.shield_rate, k.shield)
     b.hp[i, u] = wp.min(b.hp[i, u] + k.regeneration, k.hp)
@@ -827,6 +885,8 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
         b.windup[i, u] = -1.0
         b.second[i, u] = -1.0
         b.second_target[i, u] = -1
+        b.side[i, u] = 0
+        b.stuck[i, u] = 0
         b.target[i, u] = -1
         b.goal[i, u] = goal
         b.order[i, u] = STAND

@@ -46,47 +46,47 @@ class UnitKind:
 
 _KINDS = (
     UnitKind(
-        name="marine", hp=45, damage=6, period=0.8608, reach=5, wind_up=0.05, speed=2.25,
-        radius=0.375, separation=0.375, cooldown_scale=15,
+        name="marine", hp=45.0, damage=6.0, period=0.8608, reach=5.0, wind_up=0.05, speed=2.25,
+        radius=0.375, separation=0.375, cooldown_scale=15.0,
     ),
     UnitKind(
-        name="marauder", hp=125, armour=1, armoured=True, damage=10, bonus=10, period=1.5, reach=6, speed=2.25,
-        radius=0.5625, separation=0.5, cooldown_scale=25, unsupported="Marauders come with the Medivac maps",
+        name="marauder", hp=125.0, armour=1.0, armoured=True, damage=10.0, bonus=10.0, period=1.5, reach=6.0, speed=2.25,
+        radius=0.5625, separation=0.5, cooldown_scale=25.0, unsupported="Marauders come with the Medivac maps",
     ),
     UnitKind(
-        name="medivac", hp=150, armour=1, armoured=True, reach=4, speed=2.75,
-        radius=0.75, separation=0.75, cooldown_scale=200, unsupported="healing and flight are not built yet",
+        name="medivac", hp=150.0, armour=1.0, armoured=True, reach=4.0, speed=2.75,
+        radius=0.75, separation=0.75, cooldown_scale=200.0, unsupported="healing and flight are not built yet",
     ),
     UnitKind(
-        name="stalker", hp=80, shield=80, armour=1, armoured=True, damage=10, bonus=4, period=1.44, reach=6,
-        wind_up=0.167, speed=2.9531, radius=0.625, separation=0.625, cooldown_scale=35,
+        name="stalker", hp=80.0, shield=80.0, armour=1.0, armoured=True, damage=10.0, bonus=4.0, period=1.44, reach=6.0,
+        wind_up=0.167, speed=2.9531, radius=0.625, separation=0.625, cooldown_scale=35.0,
     ),
     UnitKind(
-        name="zealot", hp=100, shield=50, armour=1, damage=8, blows=2, blow_delay=0.28, period=1.2, reach=0.1,
-        speed=2.25, radius=0.5, separation=0.375, cooldown_scale=22,
+        name="zealot", hp=100.0, shield=50.0, armour=1.0, damage=8.0, blows=2, blow_delay=0.28, period=1.2, reach=0.1,
+        speed=2.25, radius=0.5, separation=0.375, cooldown_scale=22.0,
     ),
     UnitKind(
-        name="colossus", hp=200, shield=150, armour=1, armoured=True, damage=20, blows=2, period=2.2, reach=6,
-        wind_up=0.083, speed=2.25, radius=1.0, separation=0.75, cooldown_scale=24,
+        name="colossus", hp=200.0, shield=150.0, armour=1.0, armoured=True, damage=20.0, blows=2, period=2.2, reach=6.0,
+        wind_up=0.083, speed=2.25, radius=1.0, separation=0.75, cooldown_scale=24.0,
         unsupported="line splash and walking over cliffs are not built yet",
     ),
     UnitKind(
-        name="zergling", hp=35, damage=5, period=0.696, reach=0.1, wind_up=0.167, speed=2.9531,
-        radius=0.375, separation=0.375, regeneration=0.2734, cooldown_scale=11,
+        name="zergling", hp=35.0, damage=5.0, period=0.696, reach=0.1, wind_up=0.167, speed=2.9531,
+        radius=0.375, separation=0.375, regeneration=0.2734, cooldown_scale=11.0,
     ),
     UnitKind(
-        name="hydralisk", hp=80, damage=12, period=0.83, reach=5, wind_up=0.208, speed=2.25,
-        radius=0.625, separation=0.5, regeneration=0.2734, cooldown_scale=10,
+        name="hydralisk", hp=80.0, damage=12.0, period=0.83, reach=5.0, wind_up=0.208, speed=2.25,
+        radius=0.625, separation=0.5, regeneration=0.2734, cooldown_scale=10.0,
         unsupported="Hydralisks are not built yet",
     ),
     UnitKind(
-        name="baneling", hp=30, damage=20, bonus=0, reach=0.25, speed=2.5,
-        radius=0.375, separation=0.375, regeneration=0.2734, cooldown_scale=1,
+        name="baneling", hp=30.0, damage=20.0, bonus=0.0, reach=0.25, speed=2.5,
+        radius=0.375, separation=0.375, regeneration=0.2734, cooldown_scale=1.0,
         unsupported="explosions are not built yet",
     ),
     UnitKind(
-        name="spine_crawler", hp=300, armour=2, armoured=True, damage=25, bonus=5, period=1.6, reach=7,
-        wind_up=0.333, radius=0.875, separation=0.875, regeneration=0.2734, cooldown_scale=15,
+        name="spine_crawler", hp=300.0, armour=2.0, armoured=True, damage=25.0, bonus=5.0, period=1.6, reach=7.0,
+        wind_up=0.333, radius=0.875, separation=0.875, regeneration=0.2734, cooldown_scale=15.0,
         unsupported="immobile structures are not built yet",
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, one_hot
 
 from core.specs import EnvSpec
+from modules.agents.base import Agent
 
 
 class ConditionalHead(nn.Module):
@@ -25,15 +26,13 @@ class ConditionalHead(nn.Module):
 
     earlier: Tensor
 
-    def __init__(self, spec: EnvSpec, agent: nn.Module) -> None:
+    def __init__(self, spec: EnvSpec, agent: Agent) -> None:
         """``agent`` is any registered agent: its encoder gives h_i, its head the independent output."""
         super().__init__()
-        self.n_agents, self.n_actions, self.hidden_dim = spec.n_agents, spec.n_actions, agent.hidden_dim
-        self.agent = agent
-        self.embed = nn.Linear(spec.n_agents + spec.n_actions, self.hidden_dim)
-        self.correct = nn.Sequential(
-            nn.Linear(2 * self.hidden_dim, self.hidden_dim), nn.ELU(), nn.Linear(self.hidden_dim, spec.n_actions)
-        )
+        h = agent.hidden_dim
+        self.n_agents, self.hidden_dim, self.agent = spec.n_agents, h, agent
+        self.embed = nn.Linear(spec.n_agents + spec.n_actions, h)
+        self.correct = nn.Sequential(nn.Linear(2 * h, h), nn.ELU(), nn.Linear(h, spec.n_actions))
         earlier = torch.ones(spec.n_agents, spec.n_agents, dtype=torch.bool).tril(-1)
         self.register_buffer("earlier", earlier, persistent=False)
 

@@ -1,24 +1,18 @@
-"""A recurrent agent: Linear-ReLU-GRU-Linear, shared by all agents."""
+"""A recurrent agent: Linear-ReLU-GRU-Linear."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-
 from core.registry import AGENTS
 from core.specs import EnvSpec
-from modules.layers import RecurrentEncoder, agent_inputs, input_dim
+from modules.agents.base import Agent
+from modules.layers import RecurrentEncoder, input_dim
 
 
 @AGENTS.register
-class RNNAgent(nn.Module):
-    """One output per action from an agent's own history: utilities or logits (algorithms.md 1.13).
-
-    Every agent uses the same parameters; its number is part of the input (T-34).
-    """
+class RNNAgent(Agent):
+    """One output per action from an agent's own history (algorithms.md 1.13)."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -28,32 +22,4 @@ class RNNAgent(nn.Module):
         """Width of the embedding and of the GRU."""
 
     def __init__(self, spec: EnvSpec, cfg: Config) -> None:
-        super().__init__()
-        self.n_agents, self.hidden_dim = spec.n_agents, cfg.hidden_dim
-        self.encoder = RecurrentEncoder(input_dim(spec), cfg.hidden_dim)
-        self.head = nn.Linear(cfg.hidden_dim, spec.n_actions)
-
-    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
-        """Zeros, where the parameters live."""
-        return torch.zeros(b, self.n_agents, self.hidden_dim, device=self.head.weight.device)
-
-    def encode(
-        self,
-        obs: Float[Tensor, "b t n o"],
-        last: Float[Tensor, "b t n a"],
-        hidden: Float[Tensor, "b n h"] | None = None,
-        length: Int[Tensor, " b"] | None = None,
-    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
-        """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
-        return self.encoder(agent_inputs(obs, last), hidden, length)
-
-    def forward(
-        self,
-        obs: Float[Tensor, "b t n o"],
-        last: Float[Tensor, "b t n a"],
-        hidden: Float[Tensor, "b n h"] | None = None,
-        length: Int[Tensor, " b"] | None = None,
-    ) -> tuple[Float[Tensor, "b t n a"], Float[Tensor, "b n h"]]:
-        """One output per action, and the recurrent state."""
-        features, hidden = self.encode(obs, last, hidden, length)
-        return self.head(features), hidden
+        super().__init__(spec, RecurrentEncoder(input_dim(spec), cfg.hidden_dim), cfg.hidden_dim)

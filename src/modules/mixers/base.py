@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Mixer(nn.Module, ABC):
-    """Makes one joint value of the agents' values. No padding is assumed: every step is mixed by itself."""
+class Mixer(nn.Module):
+    """Makes one joint value of the agents' values. Every step is mixed by itself, padding like any other.
 
-    @abstractmethod
-    def forward(self, q: Float[Tensor, "b t n"], state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
-        """Q_tot of the agents' values ``q`` in ``state``."""
+    Mixers of utilities define ``forward(q, state) -> Q_tot``. Those that read more define ``joint`` instead.
+    """
 
     def joint(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.registry import MIXERS
 from core.specs import EnvSpec
@@ -60,15 +61,14 @@ class FOPMixer(Mixer):
             raise ValueError("mixer_unit 'state_slice': this environment's state has no block per agent; use 'obs'")
         self.n_agents, self.unit_dim, self.cfg = n, None if cfg.mixer_unit == "obs" else spec.unit_dim, cfg
         self.c = mlp(s, e, 1)
-        extract = {"layers": cfg.adv_hypernet_layers, "hidden_dim": cfg.adv_hypernet_embed}
-        self.lambda_key = heads(k, s, 1, **extract)
-        self.lambda_agents = heads(k, s, n, **extract)
-        self.lambda_actions = heads(k, s + n * spec.n_actions, n, **extract)
+        extract = partial(heads, k, layers=cfg.adv_hypernet_layers, hidden_dim=cfg.adv_hypernet_embed)
+        self.lambda_key, self.lambda_agents = extract(s, 1), extract(s, n)
+        self.lambda_actions = extract(s + n * spec.n_actions, n)
         if cfg.mixer_weights == "attention":
             self.query = heads(k, s, e, layers=2, hidden_dim=ATTENTION_HIDDEN, bias=False)
             self.key = heads(k, self.unit_dim or spec.obs_dim, e, layers=1, bias=False)
 
-    def forward(
+    def joint(
         self,
         q: Float[Tensor, "b t n"],
         v: Float[Tensor, "b t n"],
@@ -76,22 +76,11 @@ class FOPMixer(Mixer):
         joint: Float[Tensor, "b t n a"],
         obs: Float[Tensor, "b t n o"],
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-        """Q_jt and the attention's regulariser, at every step.
-
-        Args:
-            q: Q_i of the actions ``joint``.
-            v: soft values V_i; get no gradient.
-            state: s.
-            joint: u, the actions as one-hots.
-            obs: observations, read where they are the attention's units.
-        """
+        """Q_jt and the attention's regulariser at every step; see ``Mixer.joint``. V_i gets no gradient."""
         w, regulariser = self.weights(state, obs)
         advantage = (w * (q - v)).detach()
         q_jt = (w * q).sum(-1) + self.c(state).squeeze(-1) + (advantage * (self.lambdas(state, joint) - 1)).sum(-1)
         return q_jt, regulariser
-
-    def joint(self, q, v, state, joint, obs):  # type: ignore
-        return self(q, v, state, joint, obs)
 
     def lambdas(self, state: Float[Tensor, "b t s"], joint: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n"]:
         r"""QPLEX's :math:`\lambda_i = \sum_h (|key_h(s)| + 10^{-10})\,\sigma(agents_h(s))_i\,\sigma(act_h(s,u))_i`."""
@@ -111,6 +100,6 @@ class FOPMixer(Mixer):
         units = obs
         if self.unit_dim is not None:
             units = state[..., : self.n_agents * self.unit_dim].unflatten(-1, (self.n_agents, self.unit_dim))
-        logits = torch.einsum("bthe,btnhe->bthn", self.query(state), self.key(units))
-        w = (logits / self.cfg.mixing_embed_dim**0.5).softmax(-1).sum(-2)
-        return w + 1e-10, REGULARISER * logits.square().mean(-1).sum(-1)
+        logits = (self.query(state).unsqueeze(-3) * self.key(units)).sum(-1)  # [b, t, n, head]
+        w = (logits / self.cfg.mixing_embed_dim**0.5).softmax(-2).sum(-1)
+        return w + 1e-10, REGULARISER * logits.square().mean(-2).sum(-1)

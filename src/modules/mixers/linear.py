@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,7 +60,7 @@ class LinearMixer(Mixer):
         if self.cfg.mixer_bias:
             b = b + (self.b1(state) * w2).sum(-1)
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, -1))
-        return torch.einsum("btne,bte->btn", w1, w2), b
+        return (w1 * w2.unsqueeze(-2)).sum(-1), b
 
     def forward(self, q: Float[Tensor, "b t n"], state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
         """Q_jt."""

@@ -1,0 +1,330 @@
+"""The acceptance benchmarks on one-step matrix games (algorithms.md 13.2: AC-32, 33, 35, 37 to 40), seed by seed.
+
+    python benchmarks/matrix_games.py [--only AC-38] [--seeds 10] [--jobs 2]
+
+Every run is one row of ``matrix_games.csv``; rows that are there already are not run again, so an interrupted
+benchmark goes on where it stopped. The summary with its gates goes to ``matrix_games.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn.functional import one_hot  # noqa: E402
+
+from core.config import load, merge, resolve  # noqa: E402
+from core.specs import EpisodeBatch, valid_mask  # noqa: E402
+from rl.masked import masked_log_softmax, taken  # noqa: E402
+from run import Session, build  # noqa: E402
+
+CSV = Path(__file__).with_suffix(".csv")
+REPORT = Path(__file__).with_suffix(".md")
+COLUMNS = ["check", "variant", "seed", "greedy", "expected", "dep_expected", "optima", "q_best", "detail", "cpu_s"]
+
+GAME = {
+    "agent": "mlp",
+    "optimiser": "adam",
+    "batch_size": 64,
+    "batch_size_run": 8,
+    "test_nepisode": 0,
+    "log_interval": 10**9,
+}
+FOP = GAME | {
+    "burn_in": 64,
+    "lr": 1e-3,
+    "critic_lr": 1e-3,
+    "td_lambda": 0.0,
+    "mixer_weights": "one",
+    "alpha_start": 1.0,
+    "t_max": 80_000,
+    "alpha_anneal_time": 80_000,
+}
+MACPF = GAME | {
+    "burn_in": 64,
+    "lr": 1e-3,
+    "critic_lr": 1e-3,
+    "td_lambda": 0.0,
+    "updates_per_collect": 4,
+    "t_max": 20_000,
+    "alpha_schedule": "geometric",
+    "alpha_start": 8.0,
+    "alpha_finish": 0.5,
+    "alpha_rate": 0.9997,
+}
+ADV = MACPF | {"mixer_form": "adv", "mixer_weights": "one", "mixer_bias": False}
+XOR = ADV | {"alpha_start": 0.2, "alpha_finish": 0.2, "alpha_schedule": "linear", "alpha_anneal_time": 1}
+UNIFORM = GAME | {"lr": 1e-3, "epsilon_start": 1.0, "epsilon_finish": 1.0, "t_max": 80_000}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the acceptance table: what is run, and what it must reach."""
+
+    check: str
+    variant: str
+    algorithm: str
+    preset: str
+    settings: dict[str, Any]
+    gate: str = "logged"
+    passed: Callable[[list[dict[str, str]]], bool] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def _count(rows: list[dict[str, str]], test: Callable[[dict[str, str]], bool]) -> int:
+    return sum(test(row) for row in rows)
+
+
+def _best(row: dict[str, str]) -> bool:
+    return float(row["greedy"]) == 8.0
+
+
+def _fits(row: dict[str, str]) -> bool:
+    return _best(row) and abs(float(row["q_best"]) - 8.0) <= 0.5
+
+
+def _both_optima(row: dict[str, str]) -> bool:
+    return float(row["dep_expected"]) >= 0.97 and min(map(float, row["optima"].split())) >= 0.3
+
+
+CHECKS = [
+    *[
+        Check(
+            "AC-32, AC-33",
+            f"FOP, final temperature {final}",
+            "fop",
+            "qtran33",
+            FOP | {"alpha_finish": final},
+            "greedy (A,A) and Q_jt(A,A) within 0.5 of 8 in at least 9 of 10",
+            lambda rows: _count(rows, _fits) >= 9,
+        )
+        for final in (0.1, 1.0, 0.5, 0.01)
+    ],
+    *[
+        Check(
+            "AC-35",
+            f"{name.upper()}, uniform data",
+            name,
+            "qtran33",
+            UNIFORM,
+            "optimum in at most 1 of 10",
+            lambda rows: _count(rows, _best) <= 1,
+        )
+        for name in ("qmix", "vdn")
+    ],
+    Check(
+        "AC-37",
+        "MACPF (adv)",
+        "macpf",
+        "xor",
+        XOR,
+        "dependent E[r] >= 0.97 and each optimum >= 0.3 in at least 8 of 10",
+        lambda rows: _count(rows, _both_optima) >= 8,
+    ),
+    Check("AC-37", "MACPF_CONTROL (adv)", "macpf_control", "xor", XOR),
+    Check(
+        "AC-38",
+        "MACPF (adv)",
+        "macpf",
+        "four",
+        ADV,
+        "dependent E[r] >= 7.9 in at least 9 of 10",
+        lambda rows: _count(rows, lambda row: float(row["dep_expected"]) >= 7.9) >= 9,
+    ),
+    Check(
+        "AC-38",
+        "MACPF (ref)",
+        "macpf",
+        "four",
+        MACPF,
+        "mean dependent E[r] >= 6.5",
+        lambda rows: sum(float(row["dep_expected"]) for row in rows) / len(rows) >= 6.5,
+    ),
+    Check(
+        "AC-38",
+        "MACPF_CONTROL (ref)",
+        "macpf_control",
+        "four",
+        MACPF,
+        "optimum in at most 2 of 10",
+        lambda rows: _count(rows, _best) <= 2,
+    ),
+    Check(
+        "AC-39",
+        "MACPF (adv)",
+        "macpf",
+        "four7",
+        ADV,
+        "independent policy optimal in at least 4 of 10",
+        lambda rows: _count(rows, _best) >= 4,
+    ),
+    Check(
+        "AC-40",
+        "FOP, the paper's settings",
+        "fop",
+        "four",
+        FOP
+        | {"lr": 3e-4, "critic_lr": 3e-4, "alpha_schedule": "geometric", "alpha_finish": 0.5, "alpha_rate": 0.999}
+        | {"t_max": 10_000, "batch_size_run": 1},
+    ),
+]
+
+
+def train(check: Check, seed: int) -> dict[str, Any]:
+    """One run, and what its policies and critics say in the end."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    config = merge(load(ROOT / "config/envs/matrix_game.yaml"), load(ROOT / f"config/algs/{check.algorithm}.yaml"))
+    session = build(resolve(merge(config, check.settings | {"seed": seed, "env_args": {"preset": check.preset}})))
+    for _ in session.train():
+        pass
+    row = {"check": check.check, "variant": check.variant, "seed": seed}
+    return row | measure(session) | {"cpu_s": round(time.process_time() - start, 1)}
+
+
+def payoff_of(session: Session) -> Tensor:
+    """The game's payoff, one axis per agent."""
+    return type(session.env).payoff_of(session.env.cfg)
+
+
+@torch.no_grad()
+def measure(session: Session) -> dict[str, Any]:
+    """Everything by enumeration of the joint actions: nothing is sampled."""
+    spec, payoff = session.env.spec, payoff_of(session)
+    actions = torch.tensor(list(itertools.product(*(range(n) for n in payoff.shape))))
+    batch = every_joint_action(session, actions)
+    value = payoff[tuple(actions.T)]
+    best = value == value.max()
+    out: dict[str, Any] = {"greedy": float(session.evaluate(session.controller.test_modes[0], 1)["return"])}
+    agent = session.controller.agent
+    if session.settings["mac"] == "basic_mac":
+        return out
+    h = session.controller.unroll(batch)[:, :1]
+    conditional = session.settings["mac"] == "conditional_mac"
+    logits = agent.independent(h) if conditional else h
+    prob = taken(masked_log_softmax(logits, batch.avail[:, :1]), actions[:, None]).sum(-1).exp()[:, 0]
+    out |= {"expected": round(float((prob * value).sum()), 4)}
+    if conditional and session.controller.cfg.dependent:
+        logits = agent.dependent(h, one_hot(actions[:, None], spec.n_actions).float())
+        prob = taken(masked_log_softmax(logits, batch.avail[:, :1]), actions[:, None]).sum(-1).exp()[:, 0]
+        out["dep_expected"] = round(float((prob * value).sum()), 4)
+    out["optima"] = " ".join(f"{p:.3f}" for p in prob[best].tolist())
+    if session.settings["learner"] == "fop":
+        out |= joint_values(session, batch, actions, best)
+    return out
+
+
+def joint_values(session: Session, batch: EpisodeBatch, actions: Tensor, best: Tensor) -> dict[str, Any]:
+    """FOP's min_m Q_jt^m of every joint action."""
+    alpha = session.learner.cfg.alpha(session.progress.t_env, session.replay.added)
+    q = [c.joint(batch, c.local(batch)[:, :1], actions[:, None], alpha)[0][:, 0] for c in session.learner.critics]
+    table = torch.minimum(*q)
+    return {"q_best": round(float(table[best][0]), 3), "detail": " ".join(f"{x:.2f}" for x in table.tolist())}
+
+
+def every_joint_action(session: Session, actions: Tensor) -> EpisodeBatch:
+    """One one-step episode per joint action."""
+    step, b = session.env.reset(), len(actions)
+    length = torch.ones(b, dtype=torch.long)
+
+    def twice(x: Tensor) -> Tensor:
+        return x[:1, None].expand(b, 2, *x.shape[1:])
+
+    return EpisodeBatch(
+        action=actions[:, None],
+        reward=payoff_of(session)[tuple(actions.T)][:, None],
+        terminated=torch.ones(b, 1, dtype=torch.bool),
+        mask=valid_mask(length, 1),
+        length=length,
+        obs=twice(step.obs),
+        state=twice(step.state),
+        avail=twice(step.avail),
+    )
+
+
+def _work(job: tuple[int, int]) -> dict[str, Any]:
+    return train(CHECKS[job[0]], job[1])
+
+
+def rows_on_disk() -> list[dict[str, str]]:
+    """What has been run so far."""
+    if not CSV.exists():
+        return []
+    with CSV.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report(rows: list[dict[str, str]]) -> str:
+    """The Markdown summary."""
+    lines = [
+        "# Matrix games, seed by seed",
+        "",
+        "Command: `python benchmarks/matrix_games.py`. Raw rows: `matrix_games.csv`. The check names are the acceptance",
+        "table's of the specification; values per seed are in order of seed.",
+        "",
+        "| check | what | game | result by seed | gate | passed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for check in CHECKS:
+        own = [row for row in rows if (row["check"], row["variant"]) == (check.check, check.variant)]
+        if not own:
+            continue
+        own.sort(key=lambda row: int(row["seed"]))
+        verdict = "" if check.passed is None else ("yes" if check.passed(own) else "NO")
+        shown = " · ".join(_shown(row) for row in own)
+        lines.append(f"| {check.check} | {check.variant} | {check.preset} | {shown} | {check.gate} | {verdict} |")
+    lines += ["", "greedy = payoff of the executed policy's likeliest joint action; dep = E[r] of the dependent policy,"]
+    lines += ["by enumeration; optima = its (or, without one, the independent policy's) mass on each optimum.", ""]
+    return "\n".join(lines)
+
+
+def _shown(row: dict[str, str]) -> str:
+    parts = [f"greedy {float(row['greedy']):g}"]
+    parts += [f"dep {float(row['dep_expected']):.2f}"] if row["dep_expected"] else []
+    parts += [f"optima {row['optima']}"] if row["optima"] and not row["q_best"] else []
+    parts += [f"Q* {float(row['q_best']):.2f}"] if row["q_best"] else []
+    return ", ".join(parts)
+
+
+def main() -> None:
+    """Runs what is missing and writes the summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="part of a check's or variant's name")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    rows = rows_on_disk()
+    done = {(row["check"], row["variant"], int(row["seed"])) for row in rows}
+    jobs = [
+        (i, seed)
+        for i, check in enumerate(CHECKS)
+        for seed in range(options.seeds)
+        if options.only in f"{check.check} {check.variant}" and (check.check, check.variant, seed) not in done
+    ]
+    with CSV.open("a", newline="") as file, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        writer = csv.DictWriter(file, COLUMNS)
+        if not rows:
+            writer.writeheader()
+        for number, row in enumerate(pool.imap_unordered(_work, jobs), 1):
+            writer.writerow(row)
+            file.flush()
+            print(f"{number}/{len(jobs)}", row, flush=True)
+    REPORT.write_text(report(rows_on_disk()), encoding="utf-8")
+    print(REPORT.read_text())
+
+
+if __name__ == "__main__":
+    main()

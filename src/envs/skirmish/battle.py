@@ -1,0 +1,267 @@
+"""The tensors of B battles around the kernels that play them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import warp as wp
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from envs.skirmish import kernels
+from envs.skirmish.maps import SIZE, BattleMap, formation, walkable, ways
+from envs.skirmish.options import Options, max_reward, shields, sizes
+from envs.skirmish.units import LOOPS_PER_SECOND, UnitKind
+
+SHOOT_RANGE = 6.0
+"""SMAC offers an attack up to this distance between centres, whatever the weapon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The constants of the simulation that are not in the units' statistics. Times in game loops."""
+
+    jitter_low: float = -1.0
+    """Every shot's cooldown is longer by a uniform random amount from here ..."""
+    jitter_high: float = 2.0
+    """... to here."""
+    spawn_jitter: float = 0.05
+    """Units appear at most this far from their place, on either axis."""
+    slop: float = 1.0
+    """An attack that has begun hits a target that is out of range by at most this."""
+    scan: float = 5.0
+    """Enemies look for targets within this range, or their weapon's where that is longer."""
+    help_radius: float = 4.0
+    """Idle enemies this near to a mate that is hit take on its attacker."""
+    swap: int = 1
+    """1: an enemy that chases takes on whoever comes into its weapon's range."""
+    shield_delay: float = 160.0
+    """Shields recover when they have not been hit for this long."""
+    shield_rate: float = 2.0 / LOOPS_PER_SECOND
+    """Shield points per loop."""
+    sweeps: int = 2
+    """Rounds of pushing overlapping units apart per loop."""
+    idle_weight: float = 0.4
+    """How readily an idle unit is pushed, against 1 for a walking one."""
+    fighting_weight: float = 0.05
+    """The same for one that stands and fights."""
+    contact: float = 0.35
+    """Cosine of the angle between heading and neighbour below which a walker passes."""
+    side_memory: int = 32
+    """Loops for which a walker that was blocked keeps to the side that it chose."""
+    stuck_below: float = 0.5
+    """A walker that got less than this share of its way is in the others' way."""
+
+
+_FLOATS = ("hp", "shield", "cooldown", "quiet", "windup", "second")
+_INTS = ("second_target", "order", "target", "side", "stuck")
+_STATE = ("pos", "goal", *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
+"""The tensors that decide what happens next."""
+_KERNEL_TYPES = {"pos": wp.vec2, "goal": wp.vec2, "dest": wp.vec2, "origin": wp.vec2}
+
+
+class Skirmish:
+    """B battles on one map. ``live`` holds the tensors that the kernels work on, by name, one row per battle."""
+
+    def __init__(
+        self,
+        battle_map: BattleMap,
+        options: Options,
+        n_envs: int,
+        device: torch.device,
+        seed: int,
+        rules: Rules | None = None,
+    ) -> None:
+        """``seed`` derives every row's generator."""
+        self.map, self.options, self.n_envs, self.device = battle_map, options, n_envs, device
+        self.rules = rules or Rules()
+        self.live = self._allocate()
+        self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
+        self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
+        self._commands: dict[str, Any] = {}
+        self.seed_rows(seed)
+
+    def _allocate(self) -> dict[str, Tensor]:
+        """Zeroed tensors: dead units, no battle running."""
+        b, n = self.n_envs, self.map.n_agents
+        u, size = n + self.map.n_enemies, sizes(self.map, self.options)
+        real = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real |= {name: (b, u, 2) for name in _KERNEL_TYPES}
+        real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
+        real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
+        whole = {name: (b, u) for name in (*_INTS, "stance", "shot")}
+        whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
+        flags = {"avail": (b, n, size.n_actions), "visible": (b, n, n), "terminated": (b,), "truncated": (b,)}
+        shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
+        live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
+        live["stale"].fill_(1)
+        return live
+
+    # ------------------------------------------------------------ playing
+
+    def reset(self, which: Bool[Tensor, " b"] | None = None) -> None:
+        """New battles in the rows of ``which`` (None: all)."""
+        if which is None:
+            self._which.fill_(1)
+        else:
+            self._which.copy_(which)
+        self._launch("start")
+        self._launch("show")
+
+    def step(self, action: Int[Tensor, "b n"]) -> None:
+        """One agent step of every running battle.
+
+        Raises:
+            ValueError: an action of a running battle is not available; nothing has changed then.
+        """
+        self._action.copy_(action)
+        self._launch("check")
+        if fault := int(self.live["fault"][0]):
+            self.live["fault"].zero_()
+            row, agent = divmod(fault - 1, self.map.n_agents)
+            raise ValueError(self._complaint(row, agent))
+        self._launch("play")
+        self._launch("show")
+
+    def _complaint(self, row: int, agent: int) -> str:
+        """Names an unavailable action."""
+        action = int(self._action[row, agent])
+        available = self.live["avail"][row, agent].nonzero().flatten().tolist()
+        return f"row {row}, agent {agent}: action {action} is not available; available are {available}"
+
+    # ------------------------------------------------------------ state
+
+    def seed_rows(self, seed: int) -> None:
+        """Restarts every row's generator."""
+        words = np.random.SeedSequence(seed).generate_state(self.n_envs).astype(np.int32)
+        self.live["rng"][:, 0] = torch.from_numpy(words)
+        self.live["rng"][:, 1] = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything that decides what happens next."""
+        return {name: self.live[name].clone() for name in _STATE}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of ``state_dict``."""
+        for name in _STATE:
+            self.live[name].copy_(state[name])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Shows all rows anew, after units were written to ``live`` by hand."""
+        self.live["stale"].fill_(1)
+        self._launch("show")
+
+    def picture(self, row: int) -> str:
+        """The battle as text: agents A, B, ..., enemies a, b, ..., walls #; below, everybody's health and shield."""
+        live, n = self.live, self.map.n_agents
+        canvas = [[" " if ok else "#" for ok in column] for column in walkable(self.map.terrain)]
+        lines = []
+        for u, (hp, shield) in enumerate(zip(live["hp"][row].tolist(), live["shield"][row].tolist(), strict=True)):
+            letter = chr(ord("A") + u % 26) if u < n else chr(ord("a") + (u - n) % 26)
+            lines.append(f"{letter} {hp:.0f}+{shield:.0f}" if hp > 0 else f"{letter} dead")
+            x, y = (int(v) for v in live["pos"][row, u].tolist())
+            if hp > 0:
+                canvas[x][y] = letter
+        rows = ["".join(canvas[x][y] for x in range(SIZE)) for y in range(SIZE - 1, -1, -1)]
+        legend = f"{self.map.name}, step {int(live['time'][row])}"
+        return "\n".join([legend, *rows, "  ".join(lines[:n]), "  ".join(lines[n:])])
+
+    # ------------------------------------------------------------ kernels
+
+    def _launch(self, name: str) -> None:
+        """Runs a kernel over all rows, on torch's stream."""
+        if not self._commands:
+            self._commands = self._record()
+        stream = wp.stream_from_torch(self.device) if self.device.type == "cuda" else None
+        self._commands[name].launch(stream=stream)
+
+    def _record(self) -> dict[str, Any]:
+        """Every kernel with its arguments bound once."""
+        wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
+        wp.init()
+        device = wp.device_from_torch(self.device)
+        announce_compilation(device)
+        scene, battle = self._scene(device), kernels.Battle()
+        for name, tensor in self.live.items():
+            vector = {"dtype": _KERNEL_TYPES[name]} if name in _KERNEL_TYPES else {}
+            setattr(battle, name, wp.from_torch(tensor, requires_grad=False, **vector))
+        action, which = wp.from_torch(self._action), wp.from_torch(self._which)
+        arguments = {
+            "start": (kernels.start, [scene, battle, which]),
+            "check": (kernels.check, [scene, battle, action]),
+            "play": (kernels.play, [scene, battle, action]),
+            "show": (kernels.show, [scene, battle]),
+        }
+        self._held = (scene, battle, action, which)  # Warp keeps only addresses
+        return {
+            name: wp.launch(kernel, dim=self.n_envs, inputs=inputs, device=device, record_cmd=True)
+            for name, (kernel, inputs) in arguments.items()
+        }
+
+    def _scene(self, device: Any) -> Any:
+        """Map, units, options and rules in the kernels' terms."""
+        scene, grid, routes = kernels.Scene(), walkable(self.map.terrain), ways(self.map.terrain)
+        team, foes = self.map.kinds(self.map.allies), self.map.kinds(self.map.enemies)
+        spawn = [formation(team, self.map.ally_points, grid), formation(foes, self.map.enemy_points, grid)]
+        scene.spawn = wp.array(np.concatenate(spawn).astype(np.float32), dtype=wp.vec2, device=device)
+        scene.walk = wp.array(grid, dtype=wp.uint8, device=device)
+        scene.kind = wp.array(self._kinds(team, foes), dtype=kernels.Kind, device=device)
+        scene.routed = int(routes is not None)
+        number, via = routes or (np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
+        scene.number = wp.array(number, dtype=wp.int32, device=device)
+        scene.via = wp.array(via, dtype=wp.int32, device=device)
+        orders = self.map.orders or ((0.0, 0.0),)
+        scene.has_order = int(bool(self.map.orders))
+        scene.order_from, scene.order_to = wp.vec2(*orders[0]), wp.vec2(*orders[-1])
+        for name, value in self._numbers().items():
+            setattr(scene, name, value)
+        return scene
+
+    def _numbers(self) -> dict[str, float]:
+        """The plain numbers of a scene."""
+        o, m = self.options, self.map
+        ally_shield, enemy_shield = shields(m)
+        return vars(self.rules) | {
+            "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
+            "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
+            "enemy_shield": enemy_shield, "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
+            "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
+            "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
+            "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
+            "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
+            "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
+            "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),
+            "only_positive": int(o.reward_only_positive), "death_value": o.reward_death_value,
+            "negative_scale": o.reward_negative_scale, "win": 1.0 if o.reward_sparse else o.reward_win,
+            "defeat": -1.0 if o.reward_sparse else o.reward_defeat,
+            "divisor": max_reward(m, o) / o.reward_scale_rate if o.reward_scale else 1.0,
+        }  # fmt: skip
+
+    def _kinds(self, team: list[UnitKind], foes: list[UnitKind]) -> np.ndarray:
+        """One record per unit, times in loops."""
+        codes = [[name for name, _ in self.map.allies], list(self.map.enemy_codes)]
+        records = np.zeros(len(team) + len(foes), dtype=kernels.Kind.numpy_dtype())
+        for i, kind in enumerate([*team, *foes]):
+            own = codes[i >= len(team)]
+            code = own.index(kind.name) if kind.name in own else 0
+            values = {name: getattr(kind, name) for name in records.dtype.names or () if hasattr(kind, name)}
+            values |= {name: getattr(kind, name) * LOOPS_PER_SECOND for name in ("period", "wind_up", "blow_delay")}
+            values |= {name: getattr(kind, name) / LOOPS_PER_SECOND for name in ("speed", "regeneration")}
+            for name, value in (values | {"code": code, "sort": code}).items():
+                records[name][i] = value
+        return records
+
+
+def announce_compilation(device: Any) -> None:
+    """Tells on stderr that the kernels are about to be compiled, where Warp's cache does not have them."""
+    module = wp.get_module(kernels.__name__)
+    block = 1 if device.is_cpu else module.options["block_dim"]
+    folder = os.path.join(wp.config.kernel_cache_dir, module.get_module_identifier(block))
+    if not os.path.isdir(folder):
+        sys.stderr.write("skirmish: compiling the battle kernels for this machine (once; some seconds)\n")

@@ -1,0 +1,109 @@
+"""SMAC's options under their own names, and the sizes that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from envs.skirmish.maps import BattleMap
+
+FIRST_ATTACK = 6
+"""Actions: 0 no-op, 1 stop, 2-5 north south east west, 6+k attack enemy k."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a SMAC battle shows and pays; names and defaults are upstream's."""
+
+    step_mul: int = 8
+    """Game loops (sixteenths of a second) per step."""
+    move_amount: float = 2.0
+    """Length of the walk that a move action orders."""
+    sight_range: float = 9.0
+    """Radius of what an agent sees (not an option upstream)."""
+    heuristic_ai: bool = False
+    """The agents' actions are ignored; each attacks the nearest enemy until it is dead."""
+    heuristic_rest: bool = False
+    """With ``heuristic_ai``: only available actions; out of range the agent moves along the larger axis."""
+    obs_all_health: bool = True
+    """Observations tell the health of all units in sight (implies ``obs_own_health``)."""
+    obs_own_health: bool = True
+    """Observations tell the agent's own health."""
+    obs_last_action: bool = False
+    """Observations tell the last actions of the allies in sight."""
+    obs_pathing_grid: bool = False
+    """Observations tell whether eight cells around the agent are walkable."""
+    obs_timestep_number: bool = False
+    """Observations end with the share of the time limit that is gone (and have one zero more, as upstream)."""
+    obs_instead_of_state: bool = False
+    """The state is all observations, one after the other."""
+    state_last_action: bool = True
+    """The state has all agents' last actions."""
+    state_timestep_number: bool = False
+    """The state ends with the share of the time limit that is gone."""
+    reward_sparse: bool = False
+    """1 for a win, -1 for a defeat, nothing else."""
+    reward_only_positive: bool = True
+    """Rewards count only the enemy's losses (as an absolute value: the enemy's regeneration pays too)."""
+    reward_death_value: float = 10.0
+    """For every killed enemy (and, negatively, ally)."""
+    reward_win: float = 200.0
+    """For a win."""
+    reward_defeat: float = 0.0
+    """For a defeat."""
+    reward_negative_scale: float = 0.5
+    """Weight of own losses where ``reward_only_positive`` is off."""
+    reward_scale: bool = True
+    """Rewards are divided so that a win without enemy regeneration sums to ``reward_scale_rate``."""
+    reward_scale_rate: float = 20.0
+    """See ``reward_scale``."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        positive = ("step_mul", "move_amount", "sight_range", "reward_scale_rate")
+        found = [f"{name} must be above 0, not {getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
+        if self.heuristic_rest and not self.heuristic_ai:
+            found.append("heuristic_rest needs heuristic_ai")
+        return found
+
+    @property
+    def own_health(self) -> bool:
+        """Upstream lets ``obs_all_health`` overrule ``obs_own_health``."""
+        return self.obs_all_health or self.obs_own_health
+
+
+class Sizes(NamedTuple):
+    """Lengths of what the agents see."""
+
+    n_actions: int
+    obs: int
+    state: int
+    unit: int
+    """One ally's block at the beginning of the state."""
+
+
+def sizes(battle_map: BattleMap, options: Options) -> Sizes:
+    """The lengths that ``options`` give on ``battle_map``."""
+    agents, enemies, bits = battle_map.n_agents, battle_map.n_enemies, battle_map.bits
+    ally_shield, enemy_shield = shields(battle_map)
+    n_actions = FIRST_ATTACK + enemies
+    ally = 4 + bits + options.obs_all_health * (1 + ally_shield) + options.obs_last_action * n_actions
+    enemy = 4 + bits + options.obs_all_health * (1 + enemy_shield)
+    own = bits + options.own_health * (1 + ally_shield) + 2 * options.obs_timestep_number
+    obs = 4 + 8 * options.obs_pathing_grid + enemies * enemy + (agents - 1) * ally + own
+    unit = 4 + ally_shield + bits
+    state = agents * unit + enemies * (3 + enemy_shield + bits)
+    state += options.state_last_action * agents * n_actions + options.state_timestep_number
+    return Sizes(n_actions, obs, agents * obs if options.obs_instead_of_state else state, unit)
+
+
+def shields(battle_map: BattleMap) -> tuple[int, int]:
+    """1 for a team (allies, enemies) of Protoss, whose units show a shield."""
+    ally, enemy = battle_map.races.split("/")
+    return int(ally == "P"), int(enemy == "P")
+
+
+def max_reward(battle_map: BattleMap, options: Options) -> float:
+    """The unscaled sum of rewards of a win without regeneration."""
+    kinds = battle_map.kinds(battle_map.enemies)
+    return options.reward_win + sum(options.reward_death_value + kind.hp + kind.shield for kind in kinds)

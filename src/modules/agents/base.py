@@ -1,0 +1,49 @@
+"""What every agent network can do."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from core.specs import EnvSpec
+from modules.layers import FeedForwardEncoder, RecurrentEncoder, agent_inputs
+
+
+class Agent(nn.Module):
+    """An encoder of each agent's history and a linear head with one output per action: utilities or logits.
+
+    Every agent uses the same parameters; its number is part of the input (T-34).
+    """
+
+    def __init__(self, spec: EnvSpec, encoder: RecurrentEncoder | FeedForwardEncoder, hidden_dim: int) -> None:
+        """``hidden_dim`` is the width of the encoder's features and of the recurrent state."""
+        super().__init__()
+        self.n_agents, self.hidden_dim = spec.n_agents, hidden_dim
+        self.encoder = encoder
+        self.head = nn.Linear(hidden_dim, spec.n_actions)
+
+    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
+        """Zeros, where the parameters live."""
+        return torch.zeros(b, self.n_agents, self.hidden_dim, device=self.head.weight.device)
+
+    def encode(
+        self,
+        obs: Float[Tensor, "b t n o"],
+        last: Float[Tensor, "b t n a"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
+        return self.encoder(agent_inputs(obs, last), hidden, length)
+
+    def forward(
+        self,
+        obs: Float[Tensor, "b t n o"],
+        last: Float[Tensor, "b t n a"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n a"], Float[Tensor, "b n h"]]:
+        """One output per action, and the recurrent state."""
+        features, hidden = self.encode(obs, last, hidden, length)
+        return self.head(features), hidden

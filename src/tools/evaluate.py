@@ -1,0 +1,77 @@
+"""Tests what a run has learnt: win rate and returns, printed and kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from core import checkpoint
+from core.config import ConfigError, Settings
+from run import build
+
+if TYPE_CHECKING:
+    from tracking.folder import RunFolder
+
+EVALUATIONS = "evaluations.jsonl"
+"""In the run's folder: one line per evaluation and way of acting, with every episode's values."""
+
+
+def evaluate(settings: Settings, folder: RunFolder) -> list[dict[str, Any]]:
+    """Plays ``test_nepisode`` episodes in every test mode of the run's controller.
+
+    Returns:
+        What is written to ``evaluations.jsonl``.
+
+    Raises:
+        ConfigError: no episodes are asked for; the run has no usable checkpoint.
+    """
+    if settings["test_nepisode"] < 1:
+        raise ConfigError(["'test_nepisode' must be at least 1 to evaluate"])
+    if not folder.checkpoint.exists():
+        raise ConfigError([f"{folder.path.name} has no checkpoint yet: nothing to evaluate (resume it first)"])
+    try:
+        state = checkpoint.load(folder.checkpoint)
+    except checkpoint.CheckpointError as error:
+        raise ConfigError([str(error)]) from error
+    torch.set_num_threads(settings["torch_threads"])
+    session = build(settings)
+    try:
+        session.load_policy(state["session"])
+        modes = session.controller.test_modes
+        results = [_result(settings, folder, session, mode) for mode in modes]
+    finally:
+        session.close()
+    with (folder.path / EVALUATIONS).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(result) + "\n" for result in results)
+    _print(results, folder)
+    return results
+
+
+def _result(settings: Settings, folder: RunFolder, session: Any, mode: str) -> dict[str, Any]:
+    stats = session.evaluate(mode, settings["test_nepisode"])
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "label": folder.record.get("label", ""),
+        "mode": mode,
+        "t_env": session.progress.t_env,
+        "seed": settings["seed"],
+        "episodes": settings["test_nepisode"],
+        "means": {name: float(x.double().mean()) for name, x in stats.items()},
+        "values": {name: x.tolist() for name, x in stats.items()},
+    }
+
+
+def _print(results: list[dict[str, Any]], folder: RunFolder) -> None:
+    first = results[0]
+    title = f"{first['label']}, {first['episodes']} episodes, trained for {first['t_env']:,} steps"
+    table = Table("policy", *first["means"], title=title)
+    for result in results:
+        table.add_row(result["mode"], *(f"{value:.4g}" for value in result["means"].values()))
+    console = Console()
+    console.print(table)
+    console.print(f"every episode's values: {folder.path / EVALUATIONS}", soft_wrap=True)

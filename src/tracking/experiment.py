@@ -1,0 +1,208 @@
+"""Runs a body as a Sacred experiment."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import sacred
+from sacred.dependencies import PackageDependency, Source, get_digest
+from sacred.stdout_capturing import CapturedStdout
+
+from core.config import ConfigError
+from tracking.console import Console
+from tracking.folder import RunFolder, git_facts, versions
+from tracking.journal import Journal
+from tracking.mongo import HardenedMongoObserver
+from tracking.observers import FileObserver, FolderObserver
+from tracking.plain import masked, plain
+from tracking.tracker import Tracker
+
+BEAT_SECONDS = 10.0
+_END_SECONDS = 30.0
+"""How long the last heartbeat may keep a finished run waiting."""
+_SOURCES = Path(__file__).resolve().parents[1]
+
+
+def execute(
+    settings: Mapping[str, Any], folder: RunFolder, body: Callable[[Tracker], None], resume: bool = False
+) -> str:
+    """Runs ``body`` under Sacred and returns COMPLETED, INTERRUPTED or FAILED.
+
+    ``KeyboardInterrupt`` (so also ``Interrupted``) makes it INTERRUPTED; any other exception is printed and makes it
+    FAILED. With ``resume`` the same entries and curves are continued; the body must then call
+    ``Tracker.load_state_dict`` before it logs.
+
+    Raises:
+        ConfigError: another process is writing to this folder.
+    """
+    console = Console(folder.console, settings["t_max"], f"{settings['name']} {folder.record.get('label', '')}")
+    with folder.claim(), console.attached():
+        folder.begin(resume)
+        try:
+            _observed(settings, folder, body, resume, console)
+            status, error = "COMPLETED", None
+        except KeyboardInterrupt as interrupt:
+            status, error = "INTERRUPTED", str(interrupt) or None
+        except BaseException as failure:  # noqa: BLE001  (it becomes the run's status)
+            _print_failure(failure)
+            status, error = "FAILED", f"{type(failure).__name__}: {failure}"
+        folder.end(status, error)
+        console.message(f"{status}: {folder.path}")
+    return status
+
+
+def _observed(
+    settings: Mapping[str, Any], folder: RunFolder, body: Callable[[Tracker], None], resume: bool, console: Console
+) -> None:
+    """Raises what ``body`` raises, after Sacred and its observers have noted it."""
+    files = FileObserver(folder.sacred, resume)
+    mongo = _mongo(settings, folder, console)
+    stores = (files,) if mongo is None else (files, mongo)
+    experiment = _experiment(settings, [*stores, FolderObserver(folder)])
+
+    @experiment.main
+    def train(_run: Any) -> None:
+        _note_sacred(folder, _run, files, mongo)
+        tracker = Tracker(settings, folder, Journal(folder.journal), _run, console, stores, resume)
+        try:
+            body(tracker)
+            tracker.finish()
+        finally:
+            tracker.close()
+
+    try:
+        experiment.run(
+            info=_first_info(folder),
+            meta_info={"uid": folder.record["uid"]},
+            options={"--beat-interval": BEAT_SECONDS},
+        )
+    finally:
+        run: Any = experiment.current_run
+        if run is not None:
+            _settle(run, mongo)
+            _note_sacred(folder, run, files, mongo)
+
+
+def _experiment(settings: Mapping[str, Any], observers: list[Any]) -> sacred.Experiment:
+    """A Sacred experiment with every effective value of the configuration and our own loaded modules as sources."""
+    _configure_sacred()
+    # Sacred asks git about every single file, and fails in a repository without a commit: we ask once, ourselves.
+    experiment = sacred.Experiment(settings["name"], base_dir=str(_SOURCES), save_git_info=False)
+    config = plain(dict(settings))
+    if config.get("mongo_url"):
+        config["mongo_url"] = masked(config["mongo_url"])
+    experiment.add_config(config)
+    experiment.logger = _logger()  # type: ignore[assignment]  # Sacred declares nothing
+    experiment.observers.extend(observers)
+    experiment.sources.clear()
+    experiment.sources.update(_sources())
+    experiment.mainfile = next((source for source in experiment.sources if source.repo), experiment.mainfile)
+    experiment.dependencies.update(PackageDependency(name, version) for name, version in versions().items())
+    return experiment
+
+
+def _configure_sacred() -> None:
+    """Process-wide settings; each answers a trap described in docs/tracking.md."""
+    sacred.SETTINGS.CAPTURE_MODE = "sys"
+    sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
+    sacred.SETTINGS.DISCOVER_SOURCES = "none"
+    sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
+    # Sacred closes its buffer before the last heartbeat reads it, and so loses the end of the output.
+    CapturedStdout.closed = property(  # type: ignore[method-assign, assignment]
+        lambda self: self.final is None and self.buffer.closed
+    )
+
+
+def _sources() -> set[Source]:
+    """Our modules that are in use; the commit is attached to one of them, the main file."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    paths = {Path(file).resolve() for file in files if file}
+    ours = {path for path in paths if path.is_relative_to(_SOURCES) and path.suffix == ".py" and path.stat().st_size}
+    sources = {path: Source(str(path), get_digest(str(path)), None, None, None) for path in ours}
+    main, git = _SOURCES / "main.py", git_facts()
+    if git is not None:
+        source = sources.get(main) or sources[Path(__file__).resolve()]
+        source.repo, source.commit = git["origin"] or str(_SOURCES.parent), git["commit"]
+        source.is_dirty = git["dirty"]
+    return set(sources.values())
+
+
+def _first_info(folder: RunFolder) -> dict[str, Any]:
+    """All keys that a run will set: the heartbeat's thread reads the dictionary, which must not grow meanwhile."""
+    record = folder.record
+    return {
+        "engine": record.get("engine"),
+        "label": record.get("label"),
+        "folder": str(folder.path),
+        "t_env": 0,
+        "episode": 0,
+        "summary": {},
+    }
+
+
+def _mongo(settings: Mapping[str, Any], folder: RunFolder, console: Console) -> HardenedMongoObserver | None:
+    """The database's observer where one is configured; an unusable address is reported and the run goes on."""
+    if not settings.get("mongo_url"):
+        return None
+    try:
+        return HardenedMongoObserver.connect(
+            settings["mongo_url"], settings["mongo_db"], folder.sacred / "unsent", folder.journal
+        )
+    except ConfigError as error:
+        console.message(f"{error}: the run goes on without MongoDB, everything is kept in {folder.journal}")
+        return None
+
+
+def _note_sacred(folder: RunFolder, run: Any, files: FileObserver, mongo: HardenedMongoObserver | None) -> None:
+    """Where Sacred keeps this run."""
+    where: dict[str, Any] = {"id": run._id, "dir": files.dir and Path(files.dir).relative_to(folder.path)}
+    if mongo is not None:
+        where["mongo"] = {"id": mongo.run_id, "address": mongo.address, "db": mongo.runs.database.name}
+    folder.update(sacred=where)
+
+
+def _settle(run: Any, mongo: HardenedMongoObserver | None) -> None:
+    """Waits, not for ever, for the last heartbeat, which Sacred leaves behind after two seconds."""
+    if run._heartbeat is not None:
+        run._heartbeat.join(timeout=_END_SECONDS)
+    if mongo is not None:
+        mongo.close()
+
+
+class _PresentStderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what ``sys.stderr`` is at that moment, hence also into the captured output."""
+
+    @property
+    def stream(self) -> TextIO:
+        """The present standard error."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        """``StreamHandler`` sets it when made; it is looked up instead."""
+
+
+def _logger() -> logging.Logger:
+    """Sacred's root logger, with one handler however many runs a process makes."""
+    logger = logging.getLogger("cofactor")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = _PresentStderr()
+        handler.setFormatter(logging.Formatter("%(levelname)s - %(name)s - %(message)s"))
+        logger.addHandler(handler)
+    return logger
+
+
+def _print_failure(failure: BaseException) -> None:
+    """The traceback without the frames of Sacred's wrappers."""
+    trace = traceback.TracebackException.from_exception(failure)
+    ours = [frame for frame in trace.stack if not {"sacred", "wrapt"} & set(Path(frame.filename).parts)]
+    trace.stack = traceback.StackSummary.from_list(ours)
+    sys.stderr.write("".join(trace.format()))
+    sys.stderr.flush()

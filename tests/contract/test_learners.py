@@ -1,0 +1,150 @@
+"""What every algorithm of ``config/algs`` must do, on a toy environment with early ends, time limits and masks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import toy  # noqa: F401 - registers the environment
+from torch import Tensor
+
+from core.config import ConfigError, Settings, load, merge, resolve
+from core.specs import EpisodeBatch
+from run import Session, build
+
+ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "config" / "algs").glob("*.yaml"))
+SMALL = {
+    "env": "toy",
+    "seed": 3,
+    "t_max": 200,
+    "batch_size_run": 4,
+    "batch_size": 6,
+    "buffer_size": 40,
+    "target_update_interval": 10_000,
+    "test_interval": 50,
+    "test_nepisode": 4,
+    "log_interval": 50,
+}
+
+
+def settings(name: str, **more: object) -> Settings:
+    config = merge(load(Path(__file__).parents[2] / "config" / "algs" / f"{name}.yaml"), SMALL)
+    config = merge(config, {"burn_in": 6})
+    return resolve(merge(config, more))
+
+
+def filled(name: str, **more: object) -> Session:
+    session = build(settings(name, **more))
+    while not session.learner.ready(session.replay):
+        session.replay.add(session.runner.collect(t_env=0, mode="explore").episodes)
+    return session
+
+
+def parameters(session: Session) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in session.learner.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("agent", ["rnn", "mlp"])
+def test_every_parameter_learns_and_nothing_else_moves(name: str, agent: str) -> None:
+    session = filled(name, agent=agent)
+    before, targets = parameters(session), copy.deepcopy(session.learner.target.state_dict())
+    for _ in range(10):
+        for metric, value in session.learner.update(session.replay, 100).items():
+            assert torch.isfinite(value).all(), metric
+    moved = {n for n, p in session.learner.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n, p in session.learner.named_parameters() if p.requires_grad}
+    after = session.learner.target.slow.state_dict()
+    assert all(torch.equal(after[n], targets[f"slow.{n}"]) for n in after)
+    assert all(p.grad is None for p in session.learner.target.parameters())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_targets_are_copied_when_their_episodes_are_counted(name: str) -> None:
+    session = filled(name, target_update_interval=8)
+    session.learner.update(session.replay, 0)
+    online = session.learner.target._online[0].state_dict()
+    slow = session.learner.target.slow.state_dict()
+    assert all(torch.equal(online[n], slow[n]) for n in slow if isinstance(slow[n], Tensor))
+
+
+def poisoned(batch: EpisodeBatch) -> EpisodeBatch:
+    """The batch with two more padded steps, and NaN wherever nothing happened."""
+
+    def longer(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.zeros_like(x[:, :1]), torch.zeros_like(x[:, :1])], 1)
+
+    grown = batch.map(longer)
+    states = torch.arange(grown.obs.shape[1])[None] > batch.length[:, None]
+    steps = torch.arange(grown.reward.shape[1])[None] >= batch.length[:, None]
+    return dataclasses.replace(
+        grown,
+        obs=grown.obs.masked_fill(states[:, :, None, None], torch.nan),
+        state=grown.state.masked_fill(states[:, :, None], torch.nan),
+        reward=grown.reward.masked_fill(steps, torch.nan),
+        avail=grown.avail | states[:, :, None, None],
+    )
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_padding_never_reaches_the_learner(name: str) -> None:
+    sessions = [filled(name), filled(name)]
+    batches = [s.runner.collect(t_env=0, mode="explore").episodes for s in sessions]
+    sessions[0].replay.add(batches[0])
+    sessions[1].replay.add(poisoned(batches[1]))
+    for _ in range(5):
+        losses = [s.learner.update(s.replay, 0) for s in sessions]
+        assert all(torch.equal(losses[0][k], losses[1][k]) for k in losses[0])
+    assert all(torch.equal(a, b) for a, b in zip(*(parameters(s).values() for s in sessions), strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_saved_and_loaded_the_next_update_is_the_same(name: str) -> None:
+    one = build(settings(name))
+    ticks = one.train()
+    for _ in range(8):
+        next(ticks)
+    saved = copy.deepcopy(one.state_dict())
+    two = build(settings(name))
+    two.load_state_dict(saved)
+    rest = [[(r.kind, r.t_env, r.values) for r in tick.records if r.kind != "perf"] for tick in ticks]
+    again = [[(r.kind, r.t_env, r.values) for r in tick.records if r.kind != "perf"] for tick in two.train()]
+    assert rest == again
+    assert len(rest) > 3
+    assert all(torch.equal(a, b) for a, b in zip(parameters(one).values(), parameters(two).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_tests_leave_training_as_it_is(name: str) -> None:
+    often, never = build(settings(name, test_interval=10)), build(settings(name, test_nepisode=0))
+    for session in (often, never):
+        for _ in session.train():
+            pass
+    assert all(torch.equal(a, b) for a, b in zip(parameters(often).values(), parameters(never).values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_seed_decides_the_run(name: str) -> None:
+    ends = []
+    for seed in (1, 1, 2):
+        session = build(settings(name, seed=seed))
+        for _ in session.train():
+            pass
+        ends.append(torch.cat([p.flatten() for p in session.learner.parameters()]))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_continuous_actions_are_refused_before_anything_starts(name: str) -> None:
+    with pytest.raises(ConfigError, match="discrete actions"):
+        build(settings(name, env_args={"box": True}))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_it_works_where_nobody_says_who_sees_whom(name: str) -> None:
+    session = filled(name, env_args={"visible": False})
+    assert all(torch.isfinite(value).all() for value in session.learner.update(session.replay, 0).values())

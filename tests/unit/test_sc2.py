@@ -1,0 +1,147 @@
+"""The sc2 environment's configuration: engines, options, maps and the sizes of what agents see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.registry import ENVS
+from envs import sc2
+from envs.sc2 import StarCraft2
+from envs.skirmish.maps import MAPS
+from envs.skirmish.options import Options, max_reward, sizes
+
+# map, agents, enemies, limit, type bits, actions, observation, state, unscaled maximal reward
+SMAC = """
+3m 3 3 60 0 9 30 48 365
+8m 8 8 120 0 14 80 168 640
+25m 25 25 150 0 31 250 950 1575
+5m_vs_6m 5 6 70 0 12 55 98 530
+8m_vs_9m 8 9 120 0 15 85 179 695
+10m_vs_11m 10 11 150 0 17 105 243 805
+27m_vs_30m 27 30 180 0 36 285 1170 1850
+MMM 10 10 150 3 16 160 290 1015
+MMM2 10 12 180 3 18 176 322 1205
+2s3z 5 5 120 2 11 80 120 1020
+3s5z 8 8 150 2 14 128 216 1510
+3s5z_vs_3s6z 8 9 170 2 15 136 230 1670
+3s_vs_3z 3 3 150 0 9 36 54 680
+3s_vs_4z 3 4 200 0 10 42 61 840
+3s_vs_5z 3 5 250 0 11 48 68 1000
+1c3s5z 9 9 180 3 15 162 270 1870
+2m_vs_1z 2 1 150 0 7 16 26 360
+corridor 6 24 400 0 30 156 282 1280
+6h_vs_8z 6 8 150 0 14 78 140 1480
+2s_vs_1sc 2 1 300 0 7 17 27 510
+so_many_baneling 7 32 100 0 38 202 397 1480
+bane_vs_bane 24 24 200 2 30 336 984 1260
+2c_vs_64zg 2 64 400 0 70 332 342 3080
+""".split("\n")[1:-1]
+PLAYABLE = (
+    "3m 8m 25m 5m_vs_6m 8m_vs_9m 10m_vs_11m 27m_vs_30m 2s3z 3s5z 3s5z_vs_3s6z 3s_vs_3z 3s_vs_4z 3s_vs_5z 2m_vs_1z "
+    "corridor"
+).split()
+
+
+def config(**args: Any) -> StarCraft2.Config:
+    return StarCraft2.Config(**{"engine": "skirmish", "map_name": "3m"} | args)
+
+
+@pytest.mark.parametrize("line", SMAC)
+def test_every_map_has_the_sizes_of_smac(line: str) -> None:
+    name, *numbers = line.split()
+    m = MAPS[name]
+    size = sizes(m, Options())
+    shown = [m.n_agents, m.n_enemies, m.limit, m.bits, size.n_actions, size.obs, size.state, max_reward(m, Options())]
+    assert shown == [int(x) for x in numbers]
+
+
+def test_all_23_maps_and_which_are_playable() -> None:
+    assert set(MAPS) == {line.split()[0] for line in SMAC}
+    assert {name for name, m in MAPS.items() if not m.obstacle()} == set(PLAYABLE)
+
+
+@pytest.mark.parametrize("name", PLAYABLE)
+def test_playable_maps_build_with_the_sizes_they_announce(name: str) -> None:
+    env = StarCraft2(config(map_name=name), 1, "cpu", 0)
+    shown = env.reset()
+    assert shown.obs.shape == (1, env.spec.n_agents, env.spec.obs_dim)
+    assert shown.state.shape == (1, env.spec.state_dim)
+    assert shown.avail.shape == (1, env.spec.n_agents, env.spec.n_actions)
+    assert env.spec.episode_limit == MAPS[name].limit
+    assert env.spec.unit_dim == 4 + (MAPS[name].races[0] == "P") + MAPS[name].bits
+    assert env.spec.metrics == ("battle_won", "dead_allies", "dead_enemies")
+    assert env.label() == f"sc2-skirmish/{name}"
+
+
+@pytest.mark.parametrize(
+    ("args", "obs", "state"),
+    [
+        ({"obs_all_health": False}, 80 - 9 * 2, 120),
+        ({"obs_all_health": False, "obs_own_health": False}, 80 - 10 * 2, 120),
+        ({"obs_last_action": True}, 80 + 4 * 11, 120),
+        ({"obs_pathing_grid": True}, 88, 120),
+        ({"obs_timestep_number": True}, 82, 120),
+        ({"state_last_action": False}, 80, 120 - 55),
+        ({"state_timestep_number": True}, 80, 121),
+        ({"obs_instead_of_state": True}, 80, 400),
+    ],
+)
+def test_options_change_the_sizes(args: dict[str, Any], obs: int, state: int) -> None:
+    env = StarCraft2(config(map_name="2s3z", **args), 1, "cpu", 0)
+    shown = env.reset()
+    assert (shown.obs.shape[-1], shown.state.shape[-1]) == (obs, state) == (env.spec.obs_dim, env.spec.state_dim)
+
+
+def test_misspelt_map() -> None:
+    with pytest.raises(ValueError, match="unknown map '2s3x'.*Did you mean '2s3z'"):
+        StarCraft2.settle(config(map_name="2s3x"))
+
+
+def test_map_with_units_that_are_not_built_yet() -> None:
+    with pytest.raises(ValueError, match="cannot play map 'MMM2' yet .*medivac.*it can play 3m, "):
+        StarCraft2.settle(config(map_name="MMM2"))
+
+
+def test_all_option_problems_at_once() -> None:
+    bad = config(game_version="4.10", obs_terrain_height=True, move_amount=-1.0, heuristic_rest=True, difficulty="X")
+    with pytest.raises(ValueError) as error:
+        StarCraft2.settle(bad)
+    for word in ("game_version", "obs_terrain_height", "move_amount", "heuristic_rest needs", "difficulty"):
+        assert word in str(error.value)
+
+
+def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    with pytest.raises(ValueError) as error:
+        StarCraft2.settle(config(engine="starcraft2"))
+    for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
+        assert word in str(error.value)
+    (tmp_path / "Versions").mkdir()
+    assert not any("StarCraft II is not found" in reason for reason in sc2.missing_for_starcraft2())
+
+
+def test_found_starcraft2_is_not_built_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Versions").mkdir()
+    (tmp_path / "site" / "smac" / "env" / "starcraft2").mkdir(parents=True)
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(ValueError, match="not built yet"):
+        StarCraft2.settle(config(engine="starcraft2"))
+
+
+def test_auto_falls_back_with_a_box(capsys: pytest.CaptureFixture[str]) -> None:
+    settled = StarCraft2.settle(config(engine="auto"))
+    assert settled.engine == "skirmish"
+    box = capsys.readouterr().err.splitlines()
+    assert any("NOT STARCRAFT II" in line for line in box)
+    assert len(box) >= 4
+    assert len({len(line) for line in box}) == 1
+    StarCraft2.settle(settled)
+    assert capsys.readouterr().err == "", "a settled configuration says it no more"
+
+
+def test_found_by_name() -> None:
+    assert ENVS["sc2"] is StarCraft2
+    assert StarCraft2.native

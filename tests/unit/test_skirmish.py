@@ -1,0 +1,498 @@
+"""What a battle shows, allows and pays, on scenes written by hand; expected numbers are SMAC's formulas by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs.sc2 import StarCraft2
+
+FAR = (30.0, 22.0)
+
+
+def made(name: str, n_envs: int = 1, seed: int = 0, **args: Any) -> StarCraft2:
+    env = StarCraft2(StarCraft2.Config(engine="skirmish", map_name=name, **args), n_envs, "cpu", seed)
+    env.reset()
+    return env
+
+
+def place(env: StarCraft2, *places: tuple[float, float], row: int = 0) -> None:
+    """Puts the units (allies first) there; those not named stay."""
+    for u, (x, y) in enumerate(places):
+        env.battle.live["pos"][row, u] = torch.tensor([x, y])
+    env.battle.refresh()
+
+
+def pacify(env: StarCraft2) -> None:
+    """Units out of action: enemies and agents may shoot only after a very long time, and enemies stand."""
+    env.battle.live["cooldown"].fill_(1e6)
+    env.battle.live["order"].zero_()
+
+
+def kill(env: StarCraft2, *units: int, row: int = 0) -> None:
+    for u in units:
+        env.battle.live["hp"][row, u] = 0.0
+    env.battle.refresh()
+
+
+def stop(env: StarCraft2) -> Tensor:
+    """Stop for the living, no-op for the dead."""
+    return (env.battle.live["hp"][:, : env.spec.n_agents] > 0).long()
+
+
+# ---------------------------------------------------------------- observations
+
+
+def test_observation_of_a_marine() -> None:
+    env = made("3m")
+    place(env, (10, 16), (13, 12), FAR, (14, 13), (16, 16), (18.9, 16))
+    env.battle.live["hp"][0, 3] = 30.0
+    env.battle.refresh()
+    obs = env._show().obs[0, 0]
+    assert obs[:4].tolist() == [1, 1, 1, 1]
+    e0, e1, e2 = obs[4:19].view(3, 5)
+    assert e0.tolist() == pytest.approx([1, 5 / 9, 4 / 9, -3 / 9, 30 / 45])
+    assert e1.tolist() == pytest.approx([1, 6 / 9, 6 / 9, 0, 1])
+    assert e2.tolist() == pytest.approx([0, 8.9 / 9, 8.9 / 9, 0, 1], rel=1e-5)
+    a1, a2 = obs[19:29].view(2, 5)
+    assert a1.tolist() == pytest.approx([1, 5 / 9, 3 / 9, -4 / 9, 1])
+    assert a2.tolist() == [0] * 5, "out of sight"
+    assert obs[29] == 1.0
+
+
+def test_sight_is_strict_and_shooting_is_not() -> None:
+    env = made("3m")
+    place(env, (10, 16), FAR, FAR, (19, 16), (16, 16), (16.01, 16))
+    shown = env._show()
+    enemies = shown.obs[0, 0, 4:19].view(3, 5)
+    assert enemies[0].tolist() == [0] * 5, "at 9 exactly it is not seen"
+    assert shown.avail[0, 0, 6:].tolist() == [False, True, False], "at 6 exactly it can be attacked"
+    assert enemies[2, 0] == 0
+    assert enemies[2, 1] > 0
+
+
+def test_types_of_allies_and_enemies_are_numbered_in_opposite_order() -> None:
+    env = made("2s3z")
+    place(env, *((10.0 + u, 15.0) for u in range(5)), *((10.0 + u, 17.0) for u in range(5)))
+    obs = env._show().obs[0, 0]
+    enemies = obs[4:44].view(5, 8)
+    allies = obs[44:76].view(4, 8)
+    assert enemies[:, 6:].tolist() == [[0, 1]] * 2 + [[1, 0]] * 3, "Stalkers, then Zealots"
+    assert allies[:, 6:].tolist() == [[1, 0]] + [[0, 1]] * 3
+    assert obs[76:].tolist() == [1, 1, 1, 0], "own health, shield, Stalker"
+    state = env._show().state[0]
+    assert state[:35].view(5, 7)[:, 5:].tolist() == [[1, 0]] * 2 + [[0, 1]] * 3
+    assert state[35:65].view(5, 6)[:, 4:].tolist() == [[0, 1]] * 2 + [[1, 0]] * 3
+
+
+def test_the_dead_see_nothing_and_can_do_nothing() -> None:
+    env = made("2s3z")
+    kill(env, 1, 6)
+    shown = env._show()
+    assert shown.obs[0, 1].abs().sum() == 0
+    assert shown.avail[0, 1].nonzero().flatten().tolist() == [0]
+    assert not shown.avail[0, [0, 2, 3, 4], 0].any(), "no no-op for the living"
+    assert shown.state[0, 7:14].abs().sum() == 0
+    assert shown.state[0, 35 + 6 : 35 + 12].abs().sum() == 0
+    assert shown.obs[0, 0, 44:52].abs().sum() == 0, "a dead ally is invisible"
+    assert not shown.extras["visible"][0, 1].any()
+    assert not shown.extras["visible"][0, :, 1].any()
+
+
+def test_visible_is_symmetric_within_sight_and_false_for_oneself() -> None:
+    env = made("3m")
+    place(env, (2, 16), (10, 16), (18, 16))
+    assert env._show().extras["visible"][0].tolist() == [[False, True, False], [True, False, True], [False, True, False]]
+    place(env, (2, 16), (11, 16), (18, 16))
+    assert env._show().extras["visible"][0, 0].tolist() == [False, False, False], "9 is out of sight"
+
+
+def test_last_actions_and_time() -> None:
+    env = made("3m", obs_last_action=True, state_timestep_number=True, obs_timestep_number=True)
+    assert env._show().state[0, 21:48].sum() == 0, "none after a reset"
+    place(env, (10, 16), (12, 16), (14, 16), FAR, FAR, FAR)
+    shown = env.step(torch.tensor([[1, 2, 5]])).next
+    assert shown.state[0, 21:48].view(3, 9).argmax(-1).tolist() == [1, 2, 5]
+    assert shown.state[0, 48] == pytest.approx(1 / 60)
+    assert shown.obs[0, 0, 19 + 5 : 19 + 14].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert shown.obs[0, 0, -3:].tolist() == pytest.approx([1, 0, 1 / 60])
+
+
+def test_pathing_probes() -> None:
+    env = made("3m", obs_pathing_grid=True)
+    place(env, (1.5, 21.5))
+    # N, S, E, W at 4; NE, SW, SE, NW at 2: the strip is y 8 to 23, outside the map counts as 1
+    assert env._show().obs[0, 0, 4:12].tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+
+
+# ---------------------------------------------------------------- state
+
+
+def test_state_of_marines() -> None:
+    env = made("3m")
+    place(env, (10, 18), FAR, FAR, (20, 12))
+    env.battle.live["cooldown"][0, 0] = 7.5
+    env.battle.live["hp"][0, 3] = 9.0
+    env.battle.refresh()
+    state = env._show().state[0]
+    assert state[:4].tolist() == pytest.approx([1, 7.5 / 15, -6 / 32, 2 / 32])
+    assert state[12:15].tolist() == pytest.approx([9 / 45, 4 / 32, -4 / 32])
+
+
+def test_cooldowns_are_divided_by_smacs_own_table() -> None:
+    env = made("2s3z")
+    env.battle.live["cooldown"][0, :5] = 11.0
+    env.battle.live["shield"][0, 0] = 20.0
+    env.battle.refresh()
+    allies = env._show().state[0, :35].view(5, 7)
+    assert allies[:, 1].tolist() == pytest.approx([11 / 35, 11 / 35, 11 / 22, 11 / 22, 11 / 22])
+    assert allies[0, 4] == pytest.approx(0.25)
+
+
+def test_observations_instead_of_state() -> None:
+    env = made("3m", obs_instead_of_state=True)
+    shown = env._show()
+    assert torch.equal(shown.state, shown.obs.flatten(1))
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_moves_look_one_cell_ahead() -> None:
+    env = made("3m")  # the strip is y 8 to 23 inclusive
+    place(env, (0.9, 23.1), (5, 8.9), (31.2, 10))
+    avail = env._show().avail[0, :, 2:6].tolist()
+    assert avail[0] == [False, True, True, True], "int(-0.1) is 0: truncation toward zero, as upstream"
+    assert avail[1] == [True, False, True, True]
+    assert avail[2] == [True, True, False, True]
+    place(env, (5, 22.9))
+    assert env._show().avail[0, 0, 2], "23.9 is still in the last row"
+
+
+def test_unavailable_action_is_refused_and_changes_nothing() -> None:
+    env = made("3m", n_envs=2)
+    before = env.state_dict()
+    with pytest.raises(ValueError, match="row 1, agent 2: action 6 is not available; available are"):
+        env.step(torch.tensor([[1, 1, 1], [1, 1, 6]]))
+    for wrong in (0, -1, 9):
+        with pytest.raises(ValueError, match="row 0, agent 0"):
+            env.step(torch.tensor([[wrong, 1, 1], [1, 1, 1]]))
+    assert all(torch.equal(before[k], v) for k, v in env.state_dict().items())
+    env.step(torch.ones(2, 3, dtype=torch.long))
+
+
+# ---------------------------------------------------------------- rewards and ends
+
+
+def duel(**args: Any) -> StarCraft2:
+    """One marine next to a nearly dead one; everybody else far away and peaceful."""
+    env = made("3m", **args)
+    place(env, (10, 16), (2, 10), (2, 22), (14, 16), (30, 10), (30, 22))
+    pacify(env)
+    env.battle.live["cooldown"][0, 0] = 0.0
+    env.battle.live["hp"][0, 3] = 6.0
+    env.battle.refresh()
+    return env
+
+
+def test_kill_pays_its_damage_and_ten() -> None:
+    outcome = duel().step(torch.tensor([[6, 1, 1]]))
+    assert outcome.reward.item() == pytest.approx((6 + 10) / 18.25)
+    assert outcome.info["dead_enemies"].item() == 1
+    assert not outcome.terminated.item()
+
+
+def test_killing_a_full_marine_pays_3_0137() -> None:
+    env = made("3m")
+    total = 0.0
+    place(env, (10, 16), (2, 10), (2, 22), (14, 16), (30, 10), (30, 22))
+    pacify(env)
+    env.battle.live["cooldown"][0, 0] = 0.0
+    for _ in range(30):
+        alive = env._show().avail[0, 0, 6]
+        total += env.step(torch.tensor([[6 if alive else 1, 1, 1]])).reward.item()
+    assert total == pytest.approx(3.0137, abs=1e-4)
+
+
+def test_win_pays_10_9589_and_ends() -> None:
+    env = duel()
+    kill(env, 4, 5)
+    outcome = env.step(torch.tensor([[6, 1, 1]]))
+    assert outcome.reward.item() == pytest.approx((6 + 10) / 18.25 + 10.9589, abs=1e-4)
+    assert (outcome.terminated.item(), outcome.truncated.item()) == (True, False)
+    assert outcome.info["battle_won"].item() == 1
+    again = env.step(torch.zeros(1, 3, dtype=torch.long))
+    assert (again.reward.item(), again.terminated.item(), again.truncated.item()) == (0, False, False)
+    assert torch.equal(again.next.obs, outcome.next.obs)
+
+
+def test_a_full_win_sums_to_20() -> None:
+    env = made("3m", n_envs=64, heuristic_ai=True)
+    total, won = torch.zeros(64), torch.zeros(64)
+    for _ in range(60):
+        outcome = env.step(torch.zeros(64, 3, dtype=torch.long))
+        total += outcome.reward
+        won += outcome.info["battle_won"]
+    assert won.sum() > 0
+    assert total[won > 0].sub(20).abs().max() < 1e-4
+    assert total[won == 0].max() < 20 - 10.9589
+
+
+def test_defeat_and_sparse_and_unscaled_rewards() -> None:
+    for args, expected in (
+        ({}, 0.0),
+        ({"reward_defeat": -73.0}, -4.0),
+        ({"reward_sparse": True}, -1 / 18.25),
+        ({"reward_sparse": True, "reward_scale": False}, -1.0),
+        ({"reward_only_positive": False, "reward_scale": False}, -0.5 * (6 + 10)),
+    ):
+        env = duel(**args)
+        kill(env, 1, 2)
+        env.battle.live["hp"][0, 0], env.battle.live["hp"][0, 3] = 6.0, 45.0
+        env.battle.live["cooldown"][0, 0], env.battle.live["cooldown"][0, 3] = 1e6, 0.0
+        outcome = env.step(torch.tensor([[1, 0, 0]]))
+        assert outcome.reward.item() == pytest.approx(expected), args
+        assert (outcome.terminated.item(), outcome.info["battle_won"].item()) == (True, 0)
+        assert outcome.info["dead_allies"].item() == 3
+
+
+def test_both_dead_is_neither_win_nor_bonus() -> None:
+    env = duel()
+    kill(env, 1, 2, 4, 5)
+    env.battle.live["hp"][0, 0] = env.battle.live["hp"][0, 3] = 6.0
+    env.battle.live["cooldown"][0, 3] = 0.0
+    outcome = env.step(torch.tensor([[6, 0, 0]]))
+    assert outcome.terminated.item()
+    assert outcome.info["battle_won"].item() == 0
+    assert outcome.reward.item() == pytest.approx(16 / 18.25), "both shots fell in the same loop"
+
+
+def test_enemy_shield_regeneration_pays_by_the_absolute_value() -> None:
+    env = made("3s_vs_3z")
+    place(env, (2, 2), (2, 10), (2, 30), (30, 2), (30, 10), (30, 30))
+    pacify(env)
+    env.battle.live["shield"][0, 3:] = 10.0
+    outcome = env.step(torch.ones(1, 3, dtype=torch.long))
+    assert outcome.reward.item() == pytest.approx(3 * 1.0 / (680 / 20)), "8 loops of 2 per second: 1 each"
+    env = made("3s_vs_3z", reward_only_positive=False)
+    place(env, (2, 2), (2, 10), (2, 30), (30, 2), (30, 10), (30, 30))
+    pacify(env)
+    env.battle.live["shield"][0, 3:] = 10.0
+    assert env.step(torch.ones(1, 3, dtype=torch.long)).reward.item() == pytest.approx(-3 / 34)
+
+
+def test_time_limit_truncates() -> None:
+    env = made("3m")
+    place(env, (2, 10), (2, 16), (2, 22), (30, 10), (30, 16), (30, 22))
+    pacify(env)
+    for t in range(60):
+        outcome = env.step(torch.ones(1, 3, dtype=torch.long))
+        assert outcome.truncated.item() == (t == 59)
+        assert not outcome.terminated.item()
+        assert outcome.reward.item() == 0
+
+
+def test_a_win_in_the_last_step_is_no_truncation() -> None:
+    env = duel()
+    kill(env, 4, 5)
+    env.battle.live["time"][0] = 59
+    outcome = env.step(torch.tensor([[6, 1, 1]]))
+    assert (outcome.terminated.item(), outcome.truncated.item()) == (True, False)
+
+
+# ---------------------------------------------------------------- dynamics
+
+
+def test_a_move_covers_a_steps_distance_and_stops_at_its_point() -> None:
+    env = made("3m")
+    place(env, (10, 16), (2, 10), (2, 22), (30, 9), (30, 10), (30, 22))
+    pacify(env)
+    pos = env.battle.live["pos"]
+    env.step(torch.tensor([[4, 1, 1]]))
+    assert pos[0, 0].tolist() == pytest.approx([11.125, 16]), "2.25 a second for half a second"
+    env = made("3m", step_mul=40)
+    place(env, (10, 16), (2, 10), (2, 22), (30, 9), (30, 10), (30, 22))
+    pacify(env)
+    env.step(torch.tensor([[2, 1, 1]]))
+    assert env.battle.live["pos"][0, 0].tolist() == pytest.approx([10, 18]), "2 cells north, no further"
+
+
+def test_stop_interrupts_a_move() -> None:
+    env = made("3m")
+    place(env, (10, 16), (2, 10), (2, 22), (30, 9), (30, 10), (30, 22))
+    pacify(env)
+    env.step(torch.tensor([[4, 1, 1]]))
+    env.step(torch.tensor([[1, 1, 1]]))
+    assert env.battle.live["pos"][0, 0].tolist() == pytest.approx([11.125, 16])
+
+
+def test_armour_and_shields() -> None:
+    env = made("3s_vs_3z")  # Stalkers do 10 to a Zealot, whose armour of 1 counts on health only
+    place(env, (10, 16), (2, 2), (2, 30), (15, 16), (30, 2), (30, 30))
+    pacify(env)
+    env.battle.live["cooldown"][0, 0] = 0.0
+    env.battle.live["shield"][0, 3] = 4.0
+    env.battle.live["quiet"][0, 3] = 0.0
+    outcome = env.step(torch.tensor([[6, 1, 1]]))
+    assert env.battle.live["shield"][0, 3] == 0
+    assert env.battle.live["hp"][0, 3].item() == pytest.approx(100 - (6 - 1))
+    assert outcome.reward.item() == pytest.approx((4 + 5) / 34)
+
+
+def test_a_zealot_strikes_twice_and_bonus_damage_hits_armoured_units() -> None:
+    env = made("3s_vs_3z")
+    place(env, (10, 16), (2, 2), (2, 30), (11.1, 16), (30, 2), (30, 30))
+    pacify(env)
+    env.battle.live["cooldown"][0, 3] = 0.0
+    env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["shield"][0, 0].item() == pytest.approx(80 - 16), "the second blow 0.28 s after the first"
+    assert env.battle.live["cooldown"][0, 3].item() == pytest.approx(19.2 - 8, abs=2.1)
+    env = made("2s3z")
+    place(env, (10, 16), (2, 10), (2, 12), (2, 14), (2, 18), (14, 16), (30, 10), (30, 12), (30, 18), (30, 20))
+    pacify(env)
+    env.battle.live["cooldown"][0, 0] = 0.0
+    env.step(torch.tensor([[6, 1, 1, 1, 1]]))
+    assert env.battle.live["shield"][0, 5].item() == pytest.approx(80 - 14), "Stalker against Stalker: 10 + 4"
+
+
+def test_agents_never_choose_targets_by_themselves() -> None:
+    env = made("3m", step_mul=200)
+    place(env, (10, 16), (2, 10), (2, 22), (14, 16), (14, 17), (30, 22))
+    pacify(env)
+    env.battle.live["cooldown"][0, 0] = 0.0
+    env.battle.live["hp"][0, 3] = 1.0
+    env.step(torch.tensor([[6, 1, 1]]))
+    assert env.battle.live["hp"][0, 3:].tolist() == [0, 45, 45]
+
+
+def test_an_attack_out_of_weapon_range_walks_up() -> None:
+    env = made("corridor", step_mul=160)
+    live = env.battle.live
+    place(env, (20, 20), *(((14.0 + u, 21.5)) for u in range(5)), (25.5, 20))
+    kill(env, *range(7, 30))
+    pacify(env)
+    live["cooldown"][0, 0] = 0.0
+    assert env._show().avail[0, 0, 6]
+    env.step(torch.tensor([[6, 1, 1, 1, 1, 1]]))
+    assert live["hp"][0, 6] == 0
+
+
+def test_enemies_march_and_take_the_nearest_within_their_scan_range() -> None:
+    env = made("3s_vs_3z")
+    place(env, (2, 2), (2, 30), (16, 21.5), (23, 16), (28, 16), (31, 30))
+    env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["target"][0, 3].item() == -1, "farther than 5 from edge to edge"
+    for _ in range(4):
+        env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["target"][0, 3].item() == 2
+    assert env.battle.live["pos"][0, 3, 0] < 22
+
+
+def test_a_hit_from_afar_alarms_the_mates() -> None:
+    env = made("3s_vs_3z")
+    place(env, (10, 16), (2, 2), (2, 30), (17, 16), (20, 16), (28, 16))
+    env.battle.live["order"].zero_()
+    env.battle.live["pos"][0, 0, 0] = 11.0
+    env.battle.refresh()
+    env.step(torch.tensor([[6, 1, 1]]))
+    assert env.battle.live["target"][0, 3:].tolist() == [0, 0, -1], "8 away is no mate close by"
+
+
+def test_walls_stop_and_let_slide() -> None:
+    env = made("3m", step_mul=64)
+    place(env, (10, 22.5), (2, 10), (2, 22), (30, 9), (30, 10), (30, 22))
+    pacify(env)
+    env.step(torch.tensor([[2, 1, 1]]))
+    x, y = env.battle.live["pos"][0, 0].tolist()
+    assert x == pytest.approx(10)
+    assert 23 <= y < 24
+
+
+def test_overlapping_units_part() -> None:
+    env = made("3m")
+    place(env, (10, 16), (10.2, 16), (10.1, 16.2), (30, 9), (30, 10), (30, 22))
+    pacify(env)
+    for _ in range(5):
+        env.step(torch.ones(1, 3, dtype=torch.long))
+    pos = env.battle.live["pos"][0, :3]
+    assert torch.cdist(pos, pos)[~torch.eye(3, dtype=torch.bool)].min() > 0.74
+
+
+def test_zerglings_find_the_way_through_the_choke() -> None:
+    env = made("corridor")
+    kill(env, 1, 2, 3, 4, 5)
+    env.battle.live["hp"][0, 0] = 1e6
+    place(env, (29.5, 18.5))
+    env.battle.live["cooldown"][0, 6:] = 1e6
+    env.battle.live["hp"][0, 6] = 35.0
+    for _ in range(60):
+        env.battle.live["target"][0, 6:] = -1
+        env.battle.live["pos"][0, 0] = torch.tensor([29.5, 29.5])
+        env.step(torch.tensor([[1, 0, 0, 0, 0, 0]]))
+    pos = env.battle.live["pos"][0, 6:]
+    near = torch.tensor([4.47, 4.33])
+    assert ((pos - near).norm(dim=-1) < 5).sum() >= 20, pos
+
+
+# ---------------------------------------------------------------- rows, seeds, scripts
+
+
+def test_start_places_jitter_and_agents_are_numbered_by_type_then_place() -> None:
+    env = made("2s3z", n_envs=200)
+    pos = env.battle.live["pos"]
+    assert (pos.std(0) > 0).all()
+    x = pos[:, :5, 0]
+    assert (x[:, 0] <= x[:, 1]).all()
+    assert (x[:, 2] <= x[:, 3]).all()
+    assert (x[:, 3] <= x[:, 4]).all()
+    assert pos[:, :5].mean((0, 1)).tolist() == pytest.approx([9, 16], abs=0.7)
+    assert pos[:, 5:].mean((0, 1)).tolist() == pytest.approx([23, 16], abs=0.7)
+
+
+def test_order_point_between_two_is_drawn_per_episode() -> None:
+    env = made("2m_vs_1z", n_envs=500)
+    goal = env.battle.live["goal"][:, 2]
+    assert (goal[:, 1] == 12).all()
+    assert goal[:, 0].min() < 13.5
+    assert goal[:, 0].max() > 18.5
+    assert goal[:, 0].mean().item() == pytest.approx(16, abs=0.4)
+
+
+def test_scripted_agents_stick_to_their_target_and_rest_within_the_mask() -> None:
+    env = made("3m", heuristic_ai=True, step_mul=1)
+    place(env, (10, 16), (2, 10), (2, 22), (20, 16), (21, 16), (30, 22))
+    env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["target"][0, 0].item() == 3
+    place(env, (10, 16), (2, 10), (2, 22), (20, 16), (12, 16), (30, 22))
+    env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["target"][0, 0].item() == 3, "a nearer one does not tempt it"
+    env = made("3m", heuristic_ai=True, heuristic_rest=True)
+    place(env, (10, 16), (2, 10), (2, 22), (20, 17), (30, 10), (30, 22))
+    env.battle.live["order"][0, 3:] = 0
+    env.step(torch.ones(1, 3, dtype=torch.long))
+    assert env.battle.live["pos"][0, 0].tolist() == pytest.approx([11.125, 16]), "east, along the larger axis"
+
+
+def test_resetting_one_row_leaves_the_others() -> None:
+    env = made("3s5z", n_envs=3)
+    env.step(torch.ones(3, 8, dtype=torch.long))
+    before = env.state_dict()
+    shown = env._show()
+    env.reset(torch.tensor([False, True, False]))
+    after = env.state_dict()
+    for name, x in before.items():
+        assert torch.equal(x[[0, 2]], after[name][[0, 2]]), name
+    assert after["time"].tolist() == [1, 0, 1]
+    assert torch.equal(env._show().obs[[0, 2]], shown.obs[[0, 2]])
+
+
+def test_picture() -> None:
+    env = made("3m")
+    place(env, (10.5, 16.5))
+    text = env.render(0).splitlines()
+    assert len(text) == 1 + 32 + 2
+    assert text[1 + 31 - 16][10] == "A"
+    assert text[1] == "#" * 32
