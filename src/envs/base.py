@@ -24,14 +24,18 @@ class BatchedEnv(ABC):
     class Config:
         """The legal ``env_args``."""
 
+    cfg: Any
     spec: EnvSpec
     n_envs: int
     device: torch.device
     native = True
     """True for a tensor program, whose number of rows is cheap; False where a row is a process."""
 
-    def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        """``seed`` derives every row's generator; two instances with one seed and the same calls are bit-identical."""
+    def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
+        """``cfg`` is the class's ``Config``. ``seed`` derives every row's generator.
+
+        Two instances with one seed and the same calls are bit-identical.
+        """
         self.cfg, self.n_envs, self.device, self.seed = cfg, n_envs, torch.device(device), seed
 
     @classmethod
@@ -51,14 +55,18 @@ class BatchedEnv(ABC):
 
     @abstractmethod
     def step(self, action: Int[Tensor, "b n"] | Float[Tensor, "b n d"]) -> Outcome:
-        """One joint action per row. An unavailable action of a running row raises ``ValueError`` naming row and agent."""
+        """One joint action per row.
+
+        Raises:
+            ValueError: an unavailable action of a running row, naming row and agent.
+        """
 
     def seed_rows(self, seed: int) -> None:
         """Restarts every row's generator from ``seed``, as if newly built; used before each evaluation."""
         raise NotImplementedError(f"{type(self).__name__} cannot be re-seeded")
 
     def label(self) -> str:
-        """The name under which results are kept apart, for instance the engine and the map: part of the results' path."""
+        """What keeps results apart, for instance the engine and the map: part of the results' path."""
         return type(self).__module__.rpartition(".")[2]
 
     def state_dict(self) -> dict[str, Any]:

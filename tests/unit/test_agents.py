@@ -168,3 +168,9 @@ class TestConditionalHead:
         h, hidden = head.encode(*x, head.initial_hidden(B))
         out, last = head.agent(*x)
         assert torch.equal(head.independent(h), out) and torch.equal(hidden, last)
+
+    def test_without_the_dependent_output_there_is_only_the_agent(self, head):
+        control = ConditionalHead(SPEC, head.agent, dependent=False)
+        assert {n for n, _ in control.named_parameters()} == {f"agent.{n}" for n, _ in head.agent.named_parameters()}
+        x = observations()
+        assert torch.equal(control.independent(control.encode(*x)[0]), head.agent(*x)[0])

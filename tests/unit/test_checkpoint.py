@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -133,7 +133,7 @@ def test_a_crash_before_the_swap_keeps_the_old_one(tmp_path: Path, monkeypatch: 
 
 
 def saved(path: Path) -> bytes:
-    checkpoint.save(path, {"a": torch.arange(100), "b": [1, "two", None]})
+    checkpoint.save(path, {"a": torch.arange(4), "b": [1, None]})
     return path.read_bytes()
 
 
@@ -198,6 +198,7 @@ keys = st.text() | st.integers() | st.booleans() | st.none() | st.tuples(st.inte
 states = st.recursive(scalars, lambda s: st.lists(s) | st.tuples(s, s) | st.dictionaries(keys, s), max_leaves=20)
 
 
+@settings(max_examples=25, deadline=None)
 @given(state=states)
 def test_any_state_comes_back(tmp_path_factory: pytest.TempPathFactory, state: Any) -> None:
     assert str(there_and_back(tmp_path_factory.getbasetemp(), state)) == str(state)

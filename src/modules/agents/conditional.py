@@ -26,13 +26,20 @@ class ConditionalHead(nn.Module):
 
     earlier: Tensor
 
-    def __init__(self, spec: EnvSpec, agent: Agent) -> None:
-        """``agent`` is any registered agent: its encoder gives h_i, its head the independent output."""
+    def __init__(self, spec: EnvSpec, agent: Agent, dependent: bool = True) -> None:
+        """Wraps any registered agent.
+
+        Args:
+            spec: sizes.
+            agent: its encoder gives h_i, its head the independent output.
+            dependent: False builds no correction, so that only the independent output exists (MACPF_CONTROL).
+        """
         super().__init__()
         h = agent.hidden_dim
         self.n_agents, self.hidden_dim, self.agent = spec.n_agents, h, agent
-        self.embed = nn.Linear(spec.n_agents + spec.n_actions, h)
-        self.correct = nn.Sequential(nn.Linear(2 * h, h), nn.ELU(), nn.Linear(h, spec.n_actions))
+        if dependent:
+            self.embed = nn.Linear(spec.n_agents + spec.n_actions, h)
+            self.correct = nn.Sequential(nn.Linear(2 * h, h), nn.ELU(), nn.Linear(h, spec.n_actions))
         earlier = torch.ones(spec.n_agents, spec.n_agents, dtype=torch.bool).tril(-1)
         self.register_buffer("earlier", earlier, persistent=False)
 
