@@ -1,6 +1,6 @@
 """Battle steps per second of the skirmish engine, with random actions and automatic resets; writes a CSV.
 
-    python benchmarks/skirmish_speed.py [--maps 3m,corridor] [--batches 1,8,64,256] [--seconds 2] [--out FILE]
+python benchmarks/skirmish_speed.py [--maps 3m,corridor] [--batches 1,8,64,256] [--seconds 2] [--out FILE]
 """
 
 from __future__ import annotations

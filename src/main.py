@@ -90,6 +90,7 @@ def test(command: cli.Command) -> int:
     """Plays test episodes with what a run has learnt."""
     folder = open_run(command)
     settings = settle(cli.revise(load(folder.config), command, cli.EVALUABLE))
+    prepare(settings)
     from tools.evaluate import evaluate
 
     evaluate(settings, folder)
@@ -105,19 +106,24 @@ def open_run(command: cli.Command) -> RunFolder:
 
 def assemble(settings: Settings) -> Session:
     """Everything that a run is made of. Built before anything is written, so that a mistake leaves no trace."""
-    import torch
-
     from run import build
 
-    torch.set_num_threads(settings["torch_threads"])
-    if settings["device"] == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
+    prepare(settings)
     try:
         return build(settings)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+
+
+def prepare(settings: Settings) -> None:
+    """Sets torch up; refuses a device that is not there."""
+    import torch
+
+    torch.set_num_threads(settings["torch_threads"])
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
 
 
 def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict[str, Any] | None) -> int:
@@ -140,8 +146,8 @@ def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict
 def restore(session: Session, tracker: Tracker, state: dict[str, Any]) -> None:
     """Sets session and curves back to a checkpoint."""
     if state:
-        session.load_state_dict(state["session"])
-        tracker.load_state_dict(state["tracker"])
+        session.load_state_dict(state.pop("session"))  # its replay would fill memory for as long as it is referred to
+        tracker.load_state_dict(state.pop("tracker"))
         tracker.message(f"resumed at step {session.progress.t_env}")
     else:
         tracker.load_state_dict({"cursor": 0})

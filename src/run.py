@@ -127,6 +127,7 @@ class Session:
             if self._due("log"):
                 records += self._report()
             if at.t_env >= self.settings["t_max"] and self.settings["test_nepisode"]:
+                self._due("test")  # so that a run that is later extended does not repeat this test
                 records.append(self.test())
             yield Tick(at.t_env, at.episode, records, self._due("checkpoint"))
 

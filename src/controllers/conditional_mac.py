@@ -92,7 +92,7 @@ class ConditionalMAC(Controller):
         heard = torch.zeros_like(h)
         actions = []
         for i in range(n):
-            logits = self.agent.dependent_of(i, h[:, :, i], heard[:, :, i])
+            logits = self.agent.dependent_of(i, h[:, :, i], heard[:, :, i] / n)
             actions.append(_choose(logits, avail[:, :, i], rng))
             if i + 1 < n:
                 message = self.agent.message(one_hot(actions[-1], self.spec.n_actions).float(), i)[:, :, None]

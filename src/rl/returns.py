@@ -125,7 +125,7 @@ def tree_backup(  # noqa: PLR0913 - the equation has as many symbols
     lam: float,
     steps: int,
 ) -> Float[Tensor, "b t"]:
-    r"""DOP's decomposed multi-agent tree backup over k steps (Wang et al. 2021, equation 8).
+    r"""DOP's decomposed multi-agent tree backup over k steps (Wang et al., ICLR 2021; algorithms.md 1.5e).
 
     .. math::
         y_t = Q_t + \sum_{l=0}^{k-1} (\gamma\lambda)^l \Big(\prod_{j=1}^{l} p_{t+j}\Big) \delta_{t+l}, \qquad

@@ -35,7 +35,7 @@ def soft_policy_loss(
 ) -> Float[Tensor, "*rest"]:
     r""":math:`\sum_a \pi(a)\,[\alpha \log \pi(a) - sg\,q(a)]`: α KL(π ‖ Boltzmann policy of q), up to a constant.
 
-    FOP's equation 11 and MACPF's actor losses; q gets no gradient.
+    The actor losses of FOP and MACPF (algorithms.md 6.4, 8.2); q gets no gradient.
     """
     alpha = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha
     return expectation(probabilities(log_pi, avail), alpha * log_pi - q.detach(), avail)

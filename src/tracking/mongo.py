@@ -354,17 +354,13 @@ class HardenedMongoObserver(MongoObserver):
 
 
 def parse_address(url: str, db_name: str) -> tuple[str, str, str]:
-    """(URL, database, host without password) of ``mongodb://...``, ``host:port`` or Sacred's ``host:port:database``.
+    """(URL, database, host without password) of ``mongodb://...`` or ``mongodb+srv://...``.
 
     A database named in the address has precedence over ``db_name``.
 
     Raises:
         ConfigError: the address cannot be read, or its password was masked when it was stored.
     """
-    if "://" not in url:
-        host, _, rest = url.partition(":")
-        port, _, named = rest.partition(":")
-        url = f"mongodb://{host}:{port or 27017}/{named}"
     if f":{MASK}@" in url:
         raise ConfigError(["mongo_url: passwords are not kept; give the address again by -m or COFACTOR_MONGO_URL"])
     if url.startswith("mongodb+srv://"):  # reading such an address asks the name server

@@ -231,11 +231,11 @@ def test_a_server_that_dies_neither_stops_the_run_nor_holds_up_its_end(settings,
 
         def body(tracker):
             log(tracker, 10)
-            time.sleep(0.5)
+            time.sleep(0.4)
             mortal.stop()
             died.set()
             log(tracker, 20)
-            time.sleep(1.0)
+            time.sleep(0.7)
             log(tracker, 30)
 
         begin = time.monotonic()

@@ -37,18 +37,20 @@ corridor 6 24 400 0 30 156 282 1280
 so_many_baneling 7 32 100 0 38 202 397 1480
 bane_vs_bane 24 24 200 2 30 336 984 1260
 2c_vs_64zg 2 64 400 0 70 332 342 3080
-""".split("\n")[1:-1]
-PLAYABLE = (
-    "3m 8m 25m 5m_vs_6m 8m_vs_9m 10m_vs_11m 27m_vs_30m 2s3z 3s5z 3s5z_vs_3s6z 3s_vs_3z 3s_vs_4z 3s_vs_5z 2m_vs_1z "
-    "corridor"
-).split()
+"""
+PLAYABLE = ["3m", "8m", "25m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m", "2s3z", "3s5z", "3s5z_vs_3s6z"]
+PLAYABLE += ["3s_vs_3z", "3s_vs_4z", "3s_vs_5z", "2m_vs_1z", "corridor"]
 
 
 def config(**args: Any) -> StarCraft2.Config:
     return StarCraft2.Config(**{"engine": "skirmish", "map_name": "3m"} | args)
 
 
-@pytest.mark.parametrize("line", SMAC)
+def lines() -> list[str]:
+    return SMAC.strip().splitlines()
+
+
+@pytest.mark.parametrize("line", lines())
 def test_every_map_has_the_sizes_of_smac(line: str) -> None:
     name, *numbers = line.split()
     m = MAPS[name]
@@ -58,7 +60,7 @@ def test_every_map_has_the_sizes_of_smac(line: str) -> None:
 
 
 def test_all_23_maps_and_which_are_playable() -> None:
-    assert set(MAPS) == {line.split()[0] for line in SMAC}
+    assert set(MAPS) == {line.split()[0] for line in lines()}
     assert {name for name, m in MAPS.items() if not m.obstacle()} == set(PLAYABLE)
 
 
@@ -95,12 +97,12 @@ def test_options_change_the_sizes(args: dict[str, Any], obs: int, state: int) ->
 
 
 def test_misspelt_map() -> None:
-    with pytest.raises(ValueError, match="unknown map '2s3x'.*Did you mean '2s3z'"):
+    with pytest.raises(ValueError, match=r"unknown map '2s3x'.*Did you mean '2s3z'"):
         StarCraft2.settle(config(map_name="2s3x"))
 
 
 def test_map_with_units_that_are_not_built_yet() -> None:
-    with pytest.raises(ValueError, match="cannot play map 'MMM2' yet .*medivac.*it can play 3m, "):
+    with pytest.raises(ValueError, match=r"cannot play map 'MMM2' yet .*medivac.*it can play 3m, "):
         StarCraft2.settle(config(map_name="MMM2"))
 
 

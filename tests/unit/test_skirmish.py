@@ -105,7 +105,7 @@ def test_the_dead_see_nothing_and_can_do_nothing() -> None:
 def test_visible_is_symmetric_within_sight_and_false_for_oneself() -> None:
     env = made("3m")
     place(env, (2, 16), (10, 16), (18, 16))
-    assert env._show().extras["visible"][0].tolist() == [[False, True, False], [True, False, True], [False, True, False]]
+    assert env._show().extras["visible"][0].int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     place(env, (2, 16), (11, 16), (18, 16))
     assert env._show().extras["visible"][0, 0].tolist() == [False, False, False], "9 is out of sight"
 

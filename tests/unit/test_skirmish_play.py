@@ -150,7 +150,7 @@ def test_everybody_starts_apart_on_walkable_ground(name: str) -> None:
         gaps = torch.cdist(places, places) + 1e9 * torch.eye(len(kinds))
         assert (gaps >= sizes[:, None] + sizes - 1e-6).all()
         assert all(grid[int(x), int(y)] for x, y in places)
-        assert (places[0] - torch.tensor(points[0])).norm() < 1e-9, "the first one gets the point"
+        assert (places[0] - torch.tensor(points[0])).norm() < 1e-5, "the first one gets the point"
     for x, y in (*m.ally_points, *m.enemy_points, *m.orders):
         assert grid[int(x), int(y)]
 
@@ -158,7 +158,7 @@ def test_everybody_starts_apart_on_walkable_ground(name: str) -> None:
 def test_ways_of_the_corridor_lead_on_and_turn_corners() -> None:
     grid, routes = walkable("corridor"), ways("corridor")
     assert routes is not None
-    start, goal = (27 * SIZE + 28), (4 * SIZE + 4)
+    start, goal = (28 * SIZE + 16), (4 * SIZE + 4)
     cell, length = start, 0.0
     for _ in range(10):
         onward = int(routes.via[routes.number[cell], routes.number[goal]])
@@ -170,7 +170,7 @@ def test_ways_of_the_corridor_lead_on_and_turn_corners() -> None:
         if cell == goal:
             break
     assert cell == goal
-    straight = (23**2 + 24**2) ** 0.5
+    straight = (24**2 + 12**2) ** 0.5
     assert straight < length < 1.2 * straight
     assert ways("strip") is None
     assert ways("field") is None

@@ -62,7 +62,7 @@ _FLOATS = ("hp", "shield", "cooldown", "quiet", "windup", "second")
 _INTS = ("second_target", "order", "target", "side", "stuck")
 _STATE = ("pos", "goal", *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
 """The tensors that decide what happens next."""
-_KERNEL_TYPES = {"pos": wp.vec2, "goal": wp.vec2, "dest": wp.vec2, "origin": wp.vec2}
+_VECTORS = {"pos": wp.vec2, "goal": wp.vec2, "dest": wp.vec2, "origin": wp.vec2}
 
 
 class Skirmish:
@@ -90,13 +90,18 @@ class Skirmish:
         """Zeroed tensors: dead units, no battle running."""
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
-        real |= {name: (b, u, 2) for name in _KERNEL_TYPES}
+        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real |= {name: (b, u, 2) for name in _VECTORS}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
-        whole = {name: (b, u) for name in (*_INTS, "stance", "shot")}
+        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
         whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
-        flags = {"avail": (b, n, size.n_actions), "visible": (b, n, n), "terminated": (b,), "truncated": (b,)}
+        flags: dict[str, tuple[int, ...]] = {
+            "avail": (b, n, size.n_actions),
+            "visible": (b, n, n),
+            "terminated": (b,),
+            "truncated": (b,),
+        }
         shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
         live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
         live["stale"].fill_(1)
@@ -178,19 +183,18 @@ class Skirmish:
         """Runs a kernel over all rows, on torch's stream."""
         if not self._commands:
             self._commands = self._record()
-        stream = wp.stream_from_torch(self.device) if self.device.type == "cuda" else None
+        stream = wp.stream_from_torch(self.live["hp"].device) if self.device.type == "cuda" else None
         self._commands[name].launch(stream=stream)
 
     def _record(self) -> dict[str, Any]:
         """Every kernel with its arguments bound once."""
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         wp.init()
-        device = wp.device_from_torch(self.device)
+        device = wp.device_from_torch(self.live["hp"].device)  # a tensor's device has its index
         announce_compilation(device)
         scene, battle = self._scene(device), kernels.Battle()
         for name, tensor in self.live.items():
-            vector = {"dtype": _KERNEL_TYPES[name]} if name in _KERNEL_TYPES else {}
-            setattr(battle, name, wp.from_torch(tensor, requires_grad=False, **vector))
+            setattr(battle, name, wp.from_torch(tensor, dtype=_VECTORS.get(name), requires_grad=False))
         action, which = wp.from_torch(self._action), wp.from_torch(self._which)
         arguments = {
             "start": (kernels.start, [scene, battle, which]),
@@ -246,7 +250,8 @@ class Skirmish:
     def _kinds(self, team: list[UnitKind], foes: list[UnitKind]) -> np.ndarray:
         """One record per unit, times in loops."""
         codes = [[name for name, _ in self.map.allies], list(self.map.enemy_codes)]
-        records = np.zeros(len(team) + len(foes), dtype=kernels.Kind.numpy_dtype())
+        layout: Any = kernels.Kind.numpy_dtype()  # type: ignore[attr-defined]
+        records = np.zeros(len(team) + len(foes), dtype=layout)
         for i, kind in enumerate([*team, *foes]):
             own = codes[i >= len(team)]
             code = own.index(kind.name) if kind.name in own else 0
@@ -262,6 +267,6 @@ def announce_compilation(device: Any) -> None:
     """Tells on stderr that the kernels are about to be compiled, where Warp's cache does not have them."""
     module = wp.get_module(kernels.__name__)
     block = 1 if device.is_cpu else module.options["block_dim"]
-    folder = os.path.join(wp.config.kernel_cache_dir, module.get_module_identifier(block))
+    folder = os.path.join(str(wp.config.kernel_cache_dir), module.get_module_identifier(block))
     if not os.path.isdir(folder):
         sys.stderr.write("skirmish: compiling the battle kernels for this machine (once; some seconds)\n")

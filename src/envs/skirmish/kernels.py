@@ -9,7 +9,7 @@ on its state, its generator and its actions. Axes: b battles, u units (allies fi
 from __future__ import annotations
 
 import math
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import warp as wp
 
@@ -992,6 +992,3 @@ def show(s: Scene, b: Battle):
         show_actions(s, b, i, n)
         show_obs(s, b, i, n, length)
     show_state(s, b, i, b.state.shape[1], length)
-
-
-KERNELS: tuple[Any, ...] = (start, check, play, show)

@@ -199,11 +199,11 @@ def ways(terrain: str) -> Ways | None:
     Cells are the corners of a visibility graph: an edge joins two cells whose centres see each other, and shortest
     ways over it need no smoothing.
     """
+    if len(TERRAINS[terrain]) == 1:  # a rectangle
+        return None
     grid = walkable(terrain)
     cells = np.argwhere(grid)
-    sight = _sight(grid, cells + 0.5)
-    if sight.all():
-        return None
+    sight = _sight(grid, cells)
     span = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
     length = np.where(sight, span, np.inf)
     for k in range(len(cells)):  # Floyd-Warshall
@@ -219,31 +219,32 @@ def ways(terrain: str) -> Ways | None:
     return Ways(number, via)
 
 
-def _sight(grid: np.ndarray, points: np.ndarray, margin: float = 0.2) -> np.ndarray:
-    """[n, n] bool: whether the straight line between two points, and one ``margin`` to each side, is walkable."""
-    n = len(points)
+def _sight(grid: np.ndarray, cells: np.ndarray, margin: float = 0.2) -> np.ndarray:
+    """[n, n] bool: whether the straight line between two cells' centres is walkable, ``margin`` to both its sides."""
+    n = len(cells)
     clear = np.ones((n, n), dtype=bool)
-    shares = np.linspace(0.0, 1.0, 4 * SIZE)
-    for i in range(n):
-        gap = points - points[i]
-        norm = np.maximum(np.linalg.norm(gap, axis=-1, keepdims=True), 1e-9)
-        aside = margin * np.stack([-gap[:, 1], gap[:, 0]], -1) / norm
-        for side in (-1.0, 1.0):
-            line = points[i] + side * aside[:, None] + shares[None, :, None] * gap[:, None]
-            x, y = np.clip(line.astype(np.int64), 0, SIZE - 1).transpose(2, 0, 1)
-            clear[i] &= grid[x, y].all(-1)
+    centres, flat = cells.astype(np.float32) + 0.5, grid.ravel().astype(bool)
+    shares = np.linspace(0.0, 1.0, 3 * SIZE, dtype=np.float32)[:, None, None]
+    for i in range(n - 1):
+        gap = centres[i + 1 :] - centres[i]
+        aside = margin * np.stack([-gap[:, 1], gap[:, 0]], -1) / np.linalg.norm(gap, axis=-1, keepdims=True)
+        for side in (centres[i] - aside, centres[i] + aside):
+            line = (side + shares * gap).astype(np.int32)
+            clear[i, i + 1 :] &= flat[line[..., 0] * SIZE + line[..., 1]].all(0)
     return clear & clear.T
 
 
 def formation(kinds: list[UnitKind], points: tuple[Point, ...], grid: np.ndarray) -> np.ndarray:
     """[n, 2]: where units created one after the other on their point come to stand, each as near to it as is free.
 
-    With several points the units are dealt to them in equal groups.
+    Of equally near places the first anti-clockwise from the east (due east last): the real engine's choice is
+    unknown, and of the orders that were tried this one comes nearest to the game's win rates of scripted agents. With
+    several points the units are dealt to them in equal groups.
     """
     share = -(-len(kinds) // len(points))
     placed = np.zeros((0, 2))
     offsets = np.stack(np.meshgrid(*[np.arange(-8, 8.01, 0.125)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    angle = np.arctan2(offsets[:, 1], offsets[:, 0])
+    angle = (np.arctan2(offsets[:, 1], offsets[:, 0]) - 1e-9) % (2 * np.pi)  # due east comes last
     offsets = offsets[np.lexsort((angle, np.linalg.norm(offsets, axis=-1).round(6)))]
     for i, kind in enumerate(kinds):
         spots = np.array(points[i // share]) + offsets

@@ -50,8 +50,8 @@ _KINDS = (
         radius=0.375, separation=0.375, cooldown_scale=15.0,
     ),
     UnitKind(
-        name="marauder", hp=125.0, armour=1.0, armoured=True, damage=10.0, bonus=10.0, period=1.5, reach=6.0, speed=2.25,
-        radius=0.5625, separation=0.5, cooldown_scale=25.0, unsupported="Marauders come with the Medivac maps",
+        name="marauder", hp=125.0, armour=1.0, armoured=True, damage=10.0, bonus=10.0, period=1.5, reach=6.0,
+        speed=2.25, radius=0.5625, separation=0.5, cooldown_scale=25.0, unsupported="it comes with the Medivac maps",
     ),
     UnitKind(
         name="medivac", hp=150.0, armour=1.0, armoured=True, reach=4.0, speed=2.75,

@@ -14,7 +14,7 @@ from modules.agents.base import Agent
 class ConditionalHead(nn.Module):
     r"""f_i(τ_i) alone, and f_i(τ_i, a_{<i}); serves as MACPF's policy and as its critic (algorithms.md 8.1).
 
-    Wang, Ye & Lu, "More Centralized Training, Still Decentralized Execution" (ICLR 2023), equations 7-10:
+    Wang, Ye & Lu, "More Centralized Training, Still Decentralized Execution" (ICLR 2023):
 
     .. math::
         d_i = \frac{1}{N} \sum_{j<i} vis_{ij}\, ELU(W_d [id_j, onehot(a_j)]), \qquad

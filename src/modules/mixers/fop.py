@@ -23,12 +23,12 @@ REGULARISER = 1e-3
 
 @MIXERS.register
 class FOPMixer(Mixer):
-    r"""Zhang et al., "FOP: Factorizing Optimal Joint Policy of Maximum-Entropy MARL", ICML 2021, equation 8.
+    r"""Zhang et al., "FOP: Factorizing Optimal Joint Policy of Maximum-Entropy MARL", ICML 2021 (algorithms.md 6.3).
 
     .. math::
         Q_{jt} = \sum_i w_i Q_i + c(s) + \sum_i sg[w_i (Q_i - V_i)]\,(\lambda_i(s, u) - 1)
 
-    This is the release's, anchored form (algorithms.md 6.3). In value it is
+    This is the release's, anchored form. In value it is
     :math:`\sum_i \lambda_i w_i (Q_i - V_i) + V_{jt}` with :math:`V_{jt} = c + \sum_i w_i V_i`; the gradient reaches
     Q_i through the first sum only, and λ through the frozen advantage only. Without the anchor the common level of
     the Q_i drifts (T-25). λ needs a hidden layer to weigh combinations of actions (T-26), so it has two layers by

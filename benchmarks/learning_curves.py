@@ -1,0 +1,144 @@
+"""Trains algorithms on one map over several seeds with the real command line, and draws the test win rates.
+
+    python benchmarks/learning_curves.py --map 3m --algs qmix_tuned,macpf --seeds 0,1,2 --t-max 500000 [--jobs 2]
+
+Writes ``curves_<map>.csv`` (every test of every seed), ``curves_<map>.md`` (what was reached) and
+``curves_<map>.png``. Runs that are complete are not run again; interrupted ones are resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from tracking.journal import read  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+
+
+def command(options: argparse.Namespace, algorithm: str, seed: int) -> list[str]:
+    """The command line of one run."""
+    keys = [f"env_args.map_name={options.map}", "env_args.engine=skirmish", f"seed={seed}", f"t_max={options.t_max}"]
+    return [f"--config={algorithm}", "--env-config=sc2", "with", *keys, f"results_dir={options.results}"]
+
+
+def folder(options: argparse.Namespace, algorithm: str, seed: int) -> Path | None:
+    """The run's folder, if it has been started."""
+    found = sorted(Path(options.results).glob(f"sc2-skirmish/{options.map}/{algorithm}/*_seed{seed}_*/record.json"))
+    return found[-1].parent if found else None
+
+
+def run(options: argparse.Namespace, algorithm: str, seed: int) -> None:
+    """Starts, resumes or skips one run."""
+    path = folder(options, algorithm, seed)
+    words = command(options, algorithm, seed)
+    if path is not None:
+        if json.loads((path / "record.json").read_text())["status"] == "COMPLETED":
+            return
+        words = ["resume", str(path)]
+    log = Path(options.results) / f"{options.map}_{algorithm}_{seed}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        main = [sys.executable, str(ROOT / "src" / "main.py")]
+        result = subprocess.run([*main, *words], stdout=file, stderr=file, env=environment, cwd=ROOT)
+    print(f"{algorithm} seed {seed}: exit status {result.returncode}", flush=True)
+
+
+def curve(options: argparse.Namespace, algorithm: str, seed: int) -> list[dict[str, Any]]:
+    """Every test of a run."""
+    path = folder(options, algorithm, seed)
+    tests = [r for r in read(path / "metrics.jsonl") if r["kind"] == "test"] if path else []
+    names = {"test_battle_won_mean": "won", "test_dep_battle_won_mean": "won_dependent", "test_return_mean": "return"}
+    return [
+        {"algorithm": algorithm, "seed": seed, "t_env": r["t_env"]}
+        | {column: r["values"].get(name, "") for name, column in names.items()}
+        for r in tests
+    ]
+
+
+def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
+    """What each seed reached."""
+    lines = [
+        f"# {options.map} on skirmish (our simulator, not StarCraft II)",
+        "",
+        "Command: `python benchmarks/learning_curves.py " + " ".join(sys.argv[1:]) + "`, which runs",
+        f"`python src/main.py {' '.join(command(options, 'ALGORITHM', 0)[:-1])}` for every algorithm and seed.",
+        "",
+        "| algorithm | seed | first test with win rate >= 0.9 (step) | mean of the last 10 tests | best | steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for algorithm in options.algs.split(","):
+        for seed in options.seeds.split(","):
+            own = [row for row in rows if row["algorithm"] == algorithm and row["seed"] == int(seed)]
+            won = [float(row["won"]) for row in own]
+            if not won:
+                continue
+            first = next((f"{row['t_env']:,}" for row in own if float(row["won"]) >= 0.9), "never")
+            last = f"{np.mean(won[-10:]):.3f} | {max(won):.3f} | {own[-1]['t_env']:,}"
+            lines.append(f"| {algorithm} | {seed} | {first} | {last} |")
+    return "\n".join([*lines, "", "Each test is 32 greedy episodes of the executed policy.", ""])
+
+
+def draw(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """One panel: every seed thin, the mean of each algorithm thick."""
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for number, algorithm in enumerate(options.algs.split(",")):
+        curves = []
+        for seed in options.seeds.split(","):
+            own = [r for r in rows if r["algorithm"] == algorithm and r["seed"] == int(seed)]
+            if own:
+                curves.append((np.array([r["t_env"] for r in own]), np.array([float(r["won"]) for r in own])))
+                axis.plot(*curves[-1], color=f"C{number}", alpha=0.3, linewidth=1)
+        if curves:
+            grid = np.linspace(0, min(t[-1] for t, _ in curves), 100)
+            mean = np.mean([np.interp(grid, t, won) for t, won in curves], axis=0)
+            axis.plot(grid, mean, color=f"C{number}", linewidth=2, label=f"{algorithm} (mean of {len(curves)} seeds)")
+    axis.axhline(0.9, color="grey", linewidth=0.8, linestyle="--")
+    axis.set(xlabel="environment steps", ylabel="test win rate", ylim=(-0.02, 1.02))
+    axis.set_title(f"{options.map} on skirmish (Cofactor's simulator, not StarCraft II)")
+    axis.legend(loc="lower right")
+    figure.savefig(HERE / f"curves_{options.map}.png", dpi=110)
+
+
+def main() -> None:
+    """Runs, then writes the table, the report and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--map", default="3m")
+    parser.add_argument("--algs", default="qmix_tuned,macpf")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--t-max", type=int, default=500_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
+    options = parser.parse_args()
+    jobs = [(alg, int(seed)) for alg in options.algs.split(",") for seed in options.seeds.split(",")]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda job: run(options, *job), jobs))
+    rows = [row for job in jobs for row in curve(options, *job)]
+    with (HERE / f"curves_{options.map}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["algorithm", "seed", "t_env", "won", "won_dependent", "return"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (HERE / f"curves_{options.map}.md").write_text(report(options, rows), encoding="utf-8")
+    draw(options, rows)
+    print(report(options, rows))
+
+
+if __name__ == "__main__":
+    main()
