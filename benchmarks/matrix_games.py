@@ -272,8 +272,8 @@ def report(rows: list[dict[str, str]]) -> str:
     lines = [
         "# Matrix games, seed by seed",
         "",
-        "Command: `python benchmarks/matrix_games.py`. Raw rows: `matrix_games.csv`. The check names are the acceptance",
-        "table's of the specification; values per seed are in order of seed.",
+        "Command: `python benchmarks/matrix_games.py`. Raw rows: `matrix_games.csv`. The checks are those of the",
+        "acceptance table of the specification; values per seed are in order of seed.",
         "",
         "| check | what | game | result by seed | gate | passed |",
         "|---|---|---|---|---|---|",
@@ -286,7 +286,10 @@ def report(rows: list[dict[str, str]]) -> str:
         verdict = "" if check.passed is None else ("yes" if check.passed(own) else "NO")
         shown = " · ".join(_shown(row) for row in own)
         lines.append(f"| {check.check} | {check.variant} | {check.preset} | {shown} | {check.gate} | {verdict} |")
-    lines += ["", "greedy = payoff of the executed policy's likeliest joint action; dep = E[r] of the dependent policy,"]
+    lines += [
+        "",
+        "greedy = payoff of the executed policy's likeliest joint action; dep = E[r] of the dependent policy",
+    ]
     lines += ["by enumeration; optima = its (or, without one, the independent policy's) mass on each optimum.", ""]
     return "\n".join(lines)
 

@@ -65,7 +65,7 @@ class SoftCritics(nn.Module):
 def local_values(
     head: ConditionalHead, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b t n h"], action: Int[Tensor, "b t n"]
 ) -> Float[Tensor, "b t n a"]:
-    """The independent output, or the dependent one given the earlier, visible agents' actions (Eq. 10, which means logits)."""
+    """The independent output, or the one given earlier, visible agents' actions (Eq. 10, which means logits)."""
     if mode == "ind":
         return head.independent(h)
     visible = batch.extras.get("visible")
@@ -148,7 +148,7 @@ class MACPF(Learner):
         log_prob: Float[Tensor, "b states n"],
         alpha: float,
     ) -> Float[Tensor, "b t"]:
-        """y = r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of the target critics, u' ~ π^mode (algorithms.md 8.2), as TD(λ)."""
+        """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
         q = self.target.slow.local(mode, batch, h, action)
         return self.cfg.soft_target(batch, self.target.slow.joint(mode, batch, q, action, alpha)[0], log_prob, alpha)
 

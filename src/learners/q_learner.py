@@ -50,8 +50,9 @@ class QLearner(Learner):
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
         self.mixer = settings.build("mixer", spec) if cfg.mixer else None
-        self.target = Target(torch.nn.ModuleList([controller, self.mixer] if self.mixer else [controller]),
-                             cfg.target_update_interval)
+        self.target = Target(
+            torch.nn.ModuleList([controller, self.mixer] if self.mixer else [controller]), cfg.target_update_interval
+        )
         self.optimise("q", controller, *([self.mixer] if self.mixer else []), lr=cfg.lr)
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses

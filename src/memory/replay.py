@@ -121,7 +121,7 @@ class Replay:
         largest = min(self.max_bytes // row_bytes, self.capacity * (self.spec.episode_limit + 1))
         if rows > largest:
             raise ValueError(
-                f"an episode of {rows - 1} steps takes {rows * row_bytes} bytes, more than buffer_bytes={self.max_bytes}"
+                f"an episode of {rows - 1} steps takes {rows * row_bytes} bytes, above buffer_bytes={self.max_bytes}"
             )
         size = min(max(2 * self._size, _FIRST_ROWS, rows), largest)
         if size <= self._size:

@@ -35,7 +35,12 @@ class EpisodeRunner:
         """No keys of its own."""
 
     def __init__(
-        self, env: BatchedEnv, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
+        self,
+        env: BatchedEnv,
+        controller: Controller,
+        cfg: Config,  # noqa: ARG002 - every runner is built alike
+        settings: Settings,  # noqa: ARG002
+        rng: torch.Generator,
     ) -> None:
         """``rng`` draws the actions."""
         self.env, self.controller, self.rng = env, controller, rng

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy  # noqa: F401 - registers the environment
 from torch import Tensor
 
+import toy  # noqa: F401 - registers the environment
 from core.config import ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
 from run import Session, build

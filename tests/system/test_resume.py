@@ -19,8 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["seed=5", "batch_size=8", "burn_in=8", "buffer_size=64", "target_update_interval=16", "device=cpu"]
 GAMES = {
     "matrix_game": ["env_args.preset=four", "t_max=1600", "checkpoint_interval=400", "log_interval=100", "agent=mlp"],
-    "sc2": ["env_args.map_name=3m", "env_args.engine=skirmish", "t_max=2400", "checkpoint_interval=600"]
-    + ["log_interval=300", "batch_size_run=4", "updates_per_collect=1"],
+    "sc2": [
+        "env_args.map_name=3m",
+        "env_args.engine=skirmish",
+        "t_max=2400",
+        "checkpoint_interval=600",
+        "log_interval=300",
+        "batch_size_run=4",
+        "updates_per_collect=1",
+    ],
 }
 
 
