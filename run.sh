@@ -109,4 +109,4 @@ if [[ ${1:-} == test ]]; then
   exec "$python" -m pytest -n 2 "$@"
 fi
 prepare requirements.txt
-exec "$python" src/main.py "$@"
+COFACTOR_STARTED_AS=./run.sh exec "$python" src/main.py "$@"

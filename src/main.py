@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from core import cli
-from core.config import ConfigError, Settings, load, settle
+from core.config import ConfigError, Settings, load, masked, settle
 from core.registry import UnknownNameError
 from core.stop import Stop
 
@@ -37,14 +37,12 @@ def main(argv: list[str]) -> int:
             return 0
         return actions[command.action](command)
     except (ConfigError, UnknownNameError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         return BAD_INPUT
 
 
 def print_config(command: cli.Command) -> int:
     """Every legal key of a run with its value, as YAML."""
-    from tracking.plain import masked
-
     print(masked(yaml.safe_dump(cli.compose(command), sort_keys=False)), end="")
     return 0
 
@@ -139,7 +137,7 @@ def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict
 
         status = execute(settings, folder, body, resume=state is not None)
     if status == "INTERRUPTED":
-        print(f"to go on: python src/main.py resume {folder.path.name}", file=sys.stderr)
+        print(f"to go on: {cli.STARTED_AS} resume {folder.path.name}", file=sys.stderr)
     return {"COMPLETED": 0, "INTERRUPTED": 128 + (stop.signum or signal.SIGINT)}.get(status, 1)
 
 
@@ -184,8 +182,6 @@ def follow(settings: Settings, folder: RunFolder, session: Session, tracker: Tra
 
 def without_password(settings: Settings) -> dict[str, Any]:
     """A copy that may be written to disk."""
-    from tracking.plain import masked
-
     return {**settings.plain(), "mongo_url": settings["mongo_url"] and masked(settings["mongo_url"])}
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
+from core.config import COMMAND_LINE, MASK, ConfigError, Settings, load, merge, resolve
 from core.registry import did_you_mean
 
+STARTED_AS = os.environ.get("COFACTOR_STARTED_AS", "python src/main.py")
+"""What the user types before the words that are parsed here; run.sh says so."""
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MONGO_VARIABLE = "COFACTOR_MONGO_URL"
@@ -27,11 +29,10 @@ EVALUABLE = frozenset({"device", "torch_threads", "results_dir", "test_nepisode"
 HELP = """\
 Trains teams of agents.
 
-  python src/main.py --config=ALGORITHM --env-config=ENVIRONMENT [OPTIONS] [with KEY=VALUE ...]
-  python src/main.py resume RUN   [OPTIONS] [with t_max=... ...]       go on with a stopped run where it was
-  python src/main.py evaluate RUN [with test_nepisode=... ...]         test what a run has learnt
-  python src/main.py print_config --config=... --env-config=... [with KEY=VALUE ...]
-                                                                       show every legal key and its value
+  {start} --config=ALGORITHM --env-config=ENVIRONMENT [OPTIONS] [with KEY=VALUE ...]
+  {start} resume RUN [OPTIONS] [with t_max=... ...]        go on with a stopped run where it was
+  {start} evaluate RUN [with test_nepisode=... ...]        test what a run has learnt
+  {start} print_config --config=... --env-config=... ...   show every legal key and its value
 {tools}
 Options
   --config=NAME        the algorithm, a file of config/algs:
@@ -45,9 +46,9 @@ RUN is the path of a run's folder, or any part of its name that no other run has
 A VALUE is a Python literal ("lr=5e-4", "env_args.sizes=[3,4]") or else text ("env_args.map_name=corridor").
 
 Examples
-  python src/main.py --config=macpf --env-config=sc2 with env_args.map_name=corridor seed=1
-  python src/main.py --config=qmix --env-config=matrix_game with t_max=20000 test_interval=2000
-  python src/main.py resume 20260131T101500Z_seed1_9f3a with t_max=4_000_000
+  {start} --config=macpf --env-config=sc2 with env_args.map_name=corridor seed=1
+  {start} --config=qmix --env-config=matrix_game with t_max=20000 test_interval=2000
+  {start} resume 20260131T101500Z_seed1_9f3a with t_max=4_000_000
 
 Exit status: 0 completed, 1 failed, 2 wrong input (nothing was started), 130 or 143 stopped by a signal (resumable).
 """
@@ -70,7 +71,8 @@ class Command:
 def help_text() -> str:
     """What ``--help`` prints."""
     lists = {kind: "".join(f"\n{' ' * 23}{name}" for name in names(kind))[1:] for kind in ("algs", "envs")}
-    return HELP.format(**lists, tools="".join(f"  python src/main.py {name} --help\n" for name in tools()))
+    others = "".join(f"  {STARTED_AS} {name} --help\n" for name in tools())
+    return HELP.format(**lists, start=STARTED_AS, tools=others)
 
 
 def tools() -> list[str]:
@@ -240,7 +242,7 @@ def revise(recorded: Mapping[str, Any], command: Command, changeable: frozenset[
     mongo = command.mongo or os.environ.get(MONGO_VARIABLE)
     given = {"mongo_url": mongo} if mongo else {}
     settings = overlay([(recorded, "the run's config.yaml"), (given, "-m/--mongo"), (command.updates, COMMAND_LINE)])
-    if "mongo_url" in changeable and ":***@" in (settings["mongo_url"] or ""):
+    if "mongo_url" in changeable and f":{MASK}@" in (settings["mongo_url"] or ""):
         raise ConfigError(
             [
                 "the run reports to a MongoDB whose password is not recorded: give its address again with -m URL or "

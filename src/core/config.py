@@ -42,6 +42,13 @@ LEAST = {
 }
 """The smallest legal values of ``Experiment``'s numbers."""
 
+MOST = {"seed": 2**32 - 1}
+"""The largest ones: Sacred hands the seed to NumPy's old generator, which takes 32 bits."""
+
+MASK = "***"
+"""What stands for a password wherever one could be written down."""
+_PASSWORD = re.compile(r"(://[^:/\s]*:)(?:[^/\s]*|[^?\s]*)@")  # up to the last @: a password may have one unescaped
+
 PYMARL = {
     "use_cuda": "device=cpu or device=cuda",
     "use_tensorboard": "tensorboard=True",
@@ -69,6 +76,11 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)
+
+
+def masked(text: str) -> str:
+    """``text`` with the passwords of all addresses in it replaced by ``MASK``."""
+    return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +136,11 @@ class Experiment:
             f"'{key}' must be at least {least}, not {getattr(self, key)!r}"
             for key, least in LEAST.items()
             if getattr(self, key) < least
+        ]
+        problems += [
+            f"'{key}' must be at most {most}, not {getattr(self, key)!r}"
+            for key, most in MOST.items()
+            if getattr(self, key) > most
         ]
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             problems.append(f"'name' is part of a path: letters, digits and any of _ . + -, not {self.name!r}")

@@ -273,23 +273,26 @@ class _Checker:
         """Two ways to end, never both; at the limit at the latest; then silence until the reset, also in the middle."""
         with self.made(self.seed) as (env,):
             actor, limit = Actor(env.spec, self.seed), env.spec.episode_limit
-            cuts: set[int] = set()
-            for episode in range(3):
-                shown = env.reset()
-                age, running = torch.zeros(self.n, dtype=torch.int64), torch.ones(self.n, dtype=torch.bool)
-                for t in range(min(self.max_steps, 2 * limit)):
-                    outcome = env.step(self._idle(actor.act(shown), shown, running))
-                    ended = outcome.terminated | outcome.truncated
-                    self._ended_rows_rest(shown, outcome, ~running.to(env.device))
-                    age, shown = age + running, outcome.next
-                    cuts |= set(age[outcome.truncated.cpu()].tolist())
-                    running = running & ~ended.cpu()
-                    self.expect(not (running & (age >= limit)).any(), f"a row runs on after {limit} steps, its limit")
-                    if episode and t == episode:  # row 0 begins again in the middle
-                        shown = env.reset(torch.arange(self.n, device=env.device) == 0)
-                        age[0], running[0] = 0, True
-            early = sorted(cut for cut in cuts if cut != limit)
-            self.expect(limit not in cuts or not early, f"rows were cut after {early} and {limit} steps: shared clock?")
+            cuts = {age for again in range(3) for age in self._cuts(env, actor, again)}
+        early = sorted(cuts - {limit})
+        self.expect(limit not in cuts or not early, f"rows were cut after {early} and {limit} steps: shared clock?")
+
+    def _cuts(self, env: BatchedEnv, actor: Actor, again: int) -> set[int]:
+        """The ages at which rows were truncated; after step ``again``, but for 0, row 0 begins again in the middle."""
+        limit, shown, cuts = env.spec.episode_limit, env.reset(), set[int]()
+        age, running = torch.zeros(self.n, dtype=torch.int64), torch.ones(self.n, dtype=torch.bool)
+        for t in range(min(self.max_steps, 2 * limit)):
+            outcome = env.step(self._idle(actor.act(shown), shown, running))
+            ended = outcome.terminated | outcome.truncated
+            self._ended_rows_rest(shown, outcome, ~running.to(env.device))
+            age, shown = age + running, outcome.next
+            cuts |= set(age[outcome.truncated.cpu()].tolist())
+            running = running & ~ended.cpu()
+            self.expect(not (running & (age >= limit)).any(), f"a row runs on after {limit} steps, its limit")
+            if again and t == again:
+                shown = env.reset(torch.arange(self.n, device=env.device) == 0)
+                age[0], running[0] = 0, True
+        return cuts
 
     def _idle(self, action: Tensor, shown: TimeStep, running: Tensor) -> Tensor:
         """``action``, with something senseless in the rows that have ended."""

@@ -13,13 +13,13 @@ import sacred
 from sacred.dependencies import PackageDependency, Source, get_digest
 from sacred.stdout_capturing import CapturedStdout
 
-from core.config import ConfigError
+from core.config import ConfigError, masked
 from tracking.console import Console
 from tracking.folder import RunFolder, git_facts, versions
 from tracking.journal import Journal
 from tracking.mongo import HardenedMongoObserver
 from tracking.observers import FileObserver, FolderObserver
-from tracking.plain import masked, plain
+from tracking.plain import plain
 from tracking.tracker import Tracker
 
 BEAT_SECONDS = 10.0

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 import yaml
 
-from core.config import ConfigError
+from core.config import ConfigError, masked
 from core.registry import did_you_mean
-from tracking.plain import masked, now, plain
+from tracking.plain import now, plain
 
 RECORD = "record.json"
 STALE_SECONDS = 600

@@ -25,10 +25,10 @@ from pymongo.uri_parser import parse_uri
 from sacred.dependencies import get_digest
 from sacred.observers import MongoObserver
 
-from core.config import ConfigError
+from core.config import MASK, ConfigError, masked
 from tracking.journal import Series
 from tracking.observers import Curves, extend, merged, say, surviving
-from tracking.plain import MASK, masked, plain
+from tracking.plain import plain
 
 CAPTURED_BYTES = 2_000_000
 """Captured output kept in the database: its end. All of it is in console.log."""

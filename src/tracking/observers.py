@@ -18,9 +18,10 @@ from typing import Any
 
 from sacred.observers import FileStorageObserver, RunObserver
 
+from core.config import masked
 from tracking.folder import RunFolder
 from tracking.journal import Series
-from tracking.plain import masked, number, plain
+from tracking.plain import number, plain
 
 _BEAT_SECONDS = 30.0
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 INT64 = 2**63
 """Whole numbers from here on fit neither BSON nor most readers of JSON."""
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]+@")
-MASK = "***"
 
 
 def plain(value: Any) -> Any:
@@ -55,11 +52,6 @@ def number(value: Any) -> float | int:
     if not isinstance(value, int | float):
         raise TypeError(f"a metric must be a single number, not {value!r}")
     return value
-
-
-def masked(text: str) -> str:
-    """``text`` with the passwords of all addresses in it replaced by ``***``."""
-    return _PASSWORD.sub(rf"\1{MASK}@", text)
 
 
 def now() -> str:

@@ -19,14 +19,14 @@ ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "config" 
 SMALL = {
     "env": "toy",
     "seed": 3,
-    "t_max": 200,
+    "t_max": 100,
     "batch_size_run": 4,
     "batch_size": 6,
     "buffer_size": 40,
     "target_update_interval": 10_000,
-    "test_interval": 50,
-    "test_nepisode": 4,
-    "log_interval": 50,
+    "test_interval": 25,
+    "test_nepisode": 2,
+    "log_interval": 25,
 }
 
 
@@ -105,7 +105,7 @@ def test_padding_never_reaches_the_learner(name: str) -> None:
 def test_saved_and_loaded_the_next_update_is_the_same(name: str) -> None:
     one = build(settings(name))
     ticks = one.train()
-    for _ in range(8):
+    for _ in range(4):
         next(ticks)
     saved = copy.deepcopy(one.state_dict())
     two = build(settings(name))

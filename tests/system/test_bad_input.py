@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -228,23 +226,3 @@ def test_exit_statuses_of_the_shell(tmp_path: Path) -> None:
     assert nothing.stderr == asked.stdout and "qmix" in asked.stdout and "matrix_game" in asked.stdout
     assert wrong.stderr == "error: 'lr' (from the command line) must be a number, not 'fast' (str)\n"
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_run_that_can_be_resumed(tmp_path: Path, signum: int, status: int) -> None:
-    command = [sys.executable, str(ROOT / "src" / "main.py"), *QMIX, "with", *TINY, "t_max=10_000_000"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 100
-        while not any(file.stat().st_size for file in tmp_path.rglob("metrics.jsonl")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signum)
-        _, message = process.communicate(timeout=60)
-    assert process.returncode == status
-    (record,) = tmp_path.rglob("record.json")
-    folder = RunFolder(record.parent)
-    assert folder.status == "INTERRUPTED" and f"resume {folder.path.name}" in message
-    reached = checkpoint.load(folder.checkpoint)["session"]["progress"]["t_env"]
-    assert main.main(["resume", folder.path.name, "with", f"t_max={reached + 20}"]) == 0
-    assert points(folder)[-1][1] == reached + 20

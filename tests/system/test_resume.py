@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,71 +11,90 @@ from pathlib import Path
 import pytest
 import torch
 
+import main
 from core import checkpoint
+from tracking.folder import RunFolder
 from tracking.journal import read
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["seed=5", "batch_size=8", "burn_in=8", "buffer_size=64", "target_update_interval=16", "device=cpu"]
+SPACING = {"matrix_game": 48, "sc2": 200}
+"""Steps from one checkpoint to the next; there are several tests and records between them."""
 GAMES = {
-    "matrix_game": ["env_args.preset=four", "t_max=1600", "checkpoint_interval=400", "log_interval=100", "agent=mlp"],
-    "sc2": [
-        "env_args.map_name=3m",
-        "env_args.engine=skirmish",
-        "t_max=2400",
-        "checkpoint_interval=600",
-        "log_interval=300",
-        "batch_size_run=4",
-        "updates_per_collect=1",
-    ],
+    "matrix_game": ["env_args.preset=four", "agent=mlp"],
+    "sc2": ["env_args.map_name=3m", "env_args.engine=skirmish", "batch_size_run=4", "updates_per_collect=1"],
 }
+ENDLESS = 10_000_000
 
 
-def command(algorithm: str, game: str, results: Path) -> list[str]:
-    keys = [*SMALL, *GAMES[game], "test_interval=500", "test_nepisode=4", f"results_dir={results}"]
-    return [sys.executable, "src/main.py", f"--config={algorithm}", f"--env-config={game}", "with", *keys]
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs set stays here, and what the user set stays out."""
+    monkeypatch.delenv("COFACTOR_MONGO_URL", raising=False)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
 
 
-def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240)
+def words(algorithm: str, game: str, results: Path, t_max: int) -> list[str]:
+    n = SPACING[game]
+    rhythm = [f"checkpoint_interval={n}", f"log_interval={n // 4}", f"test_interval={n // 3}", "test_nepisode=2"]
+    keys = [*SMALL, *GAMES[game], *rhythm, f"t_max={t_max}", f"results_dir={results}"]
+    return [f"--config={algorithm}", f"--env-config={game}", "with", *keys]
 
 
-def folder_of(results: Path) -> Path:
-    (record,) = results.rglob("record.json")
-    return record.parent
-
-
-def curves(folder: Path) -> list[tuple[object, ...]]:
-    """All that a second run must reproduce; what the clock decides is left out."""
-    return [(r["kind"], r["t_env"], r["values"]) for r in read(folder / "metrics.jsonl") if r["kind"] != "perf"]
-
-
-def learnt(folder: Path) -> dict[str, torch.Tensor]:
-    state = checkpoint.load(folder / "checkpoint.pt")["session"]["learner"]
-    return {name: x for name, x in state.items() if isinstance(x, torch.Tensor)}
-
-
-def kill_after_first_checkpoint(words: list[str], results: Path) -> Path:
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(arguments: list[str], results: Path, until: int) -> tuple[subprocess.Popen[str], RunFolder]:
+    """A run by the real command line that has recorded something beyond ``until`` steps."""
+    process = subprocess.Popen(
+        [sys.executable, "src/main.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 200
-    while not list(results.rglob("checkpoint.pt")):
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        assert time.monotonic() < deadline, "no checkpoint was made"
-        time.sleep(0.01)
-    time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    return folder_of(results)
+    while not any(step > until for file in results.rglob("metrics.jsonl") for step in steps(file)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"nothing was recorded beyond step {until}"
+        time.sleep(0.02)
+    return process, folder_of(results)
+
+
+def steps(journal: Path) -> list[int]:
+    return [record["t_env"] for record in read(journal)]
+
+
+def folder_of(results: Path) -> RunFolder:
+    (record,) = results.rglob("record.json")
+    return RunFolder(record.parent)
+
+
+def curves(folder: RunFolder) -> list[tuple[object, ...]]:
+    """All that a second run must reproduce; what the clock decides is left out."""
+    return [(r["kind"], r["t_env"], r["values"]) for r in read(folder.journal) if r["kind"] != "perf"]
+
+
+def reached(folder: RunFolder) -> int:
+    return checkpoint.load(folder.checkpoint)["session"]["progress"]["t_env"]
+
+
+def learnt(folder: RunFolder) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(folder.checkpoint)["session"]["learner"]
+    return {name: x for name, x in state.items() if isinstance(x, torch.Tensor)}
 
 
 @pytest.mark.parametrize("algorithm", ["qmix", "macpf"])
 @pytest.mark.parametrize("game", GAMES)
 def test_killed_and_resumed_equals_uninterrupted(algorithm: str, game: str, tmp_path: Path) -> None:
-    whole = run(command(algorithm, game, tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
+    arguments = words(algorithm, game, tmp_path / "killed", ENDLESS)
+    process, two = start(arguments, tmp_path / "killed", until=SPACING[game] * 3 // 2)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert reached(two) >= SPACING[game]
+    last = reached(two) + SPACING[game]
+    assert main.main(["resume", str(two.path), "with", f"t_max={last}"]) == 0
+    assert main.main(words(algorithm, game, tmp_path / "whole", last)) == 0
     one = folder_of(tmp_path / "whole")
-    two = kill_after_first_checkpoint(command(algorithm, game, tmp_path / "killed"), tmp_path / "killed")
-    resumed = run([sys.executable, "src/main.py", "resume", str(two)])
-    assert resumed.returncode == 0, resumed.stderr
     assert curves(one) == curves(two)
     assert len(curves(one)) > 6
     first, second = learnt(one), learnt(two)
@@ -86,17 +104,13 @@ def test_killed_and_resumed_equals_uninterrupted(algorithm: str, game: str, tmp_
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_says_so(stop: signal.Signals, tmp_path: Path) -> None:
-    words = [*command("qmix", "matrix_game", tmp_path), "t_max=1000000"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not [path for path in tmp_path.rglob("metrics.jsonl") if path.stat().st_size]:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process, folder = start(words("qmix", "matrix_game", tmp_path, ENDLESS), tmp_path, until=0)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + stop
-    assert "resume" in errors
-    folder = folder_of(tmp_path)
-    assert '"status": "INTERRUPTED"' in (folder / "record.json").read_text()
-    assert checkpoint.load(folder / "checkpoint.pt")["session"]["progress"]["t_env"] > 0
+    assert f"resume {folder.path.name}" in errors
+    assert folder.status == "INTERRUPTED"
+    at = reached(folder)
+    assert at > 0
+    assert main.main(["resume", str(folder.path), "with", f"t_max={at + 20}"]) == 0
+    assert steps(folder.journal)[-1] == at + 20

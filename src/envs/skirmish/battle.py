@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +193,8 @@ class Skirmish:
     def _record(self) -> dict[str, Any]:
         """Every kernel with its arguments bound once."""
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
-        wp.init()
+        with without_missing_driver():
+            wp.init()
         device = wp.device_from_torch(self.live["hp"].device)  # a tensor's device has its index
         announce_compilation(device)
         scene, battle = self._scene(device), kernels.Battle()
@@ -261,6 +266,25 @@ class Skirmish:
             for name, value in (values | {"code": code, "sort": code}).items():
                 records[name][i] = value
         return records
+
+
+@contextmanager
+def without_missing_driver() -> Iterator[None]:
+    """Takes Warp's warning of a missing CUDA driver, and nothing else, off stderr where there is no NVIDIA device."""
+    if sys.stderr is None or glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg"):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)  # Warp's library writes there directly
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            heard.seek(0)
+            os.write(2, b"".join(line for line in heard if b"load the NVIDIA CUDA driver" not in line))
 
 
 def announce_compilation(device: Any) -> None:

@@ -393,23 +393,38 @@ def blocks(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
 
 @no_type_check
 @wp.func
+def headings_into(direction: wp.vec2, n: wp.vec2, into: float) -> int:
+    """Bit k: ``direction``, turned left by k times 30 degrees, has a component of more than ``into`` along ``n``."""
+    mask = int(0)
+    d = direction
+    for k in range(12):
+        if wp.dot(d, n) > into:
+            mask = mask | (1 << k)
+        d = wp.vec2(COS_TURN * d[0] - SIN_TURN * d[1], SIN_TURN * d[0] + COS_TURN * d[1])
+    return mask
+
+
+@no_type_check
+@wp.func
+def blocked_by(s: Scene, b: Battle, i: int, u: int, v: int, direction: wp.vec2) -> int:
+    """The headings (see ``blocked_headings``) in which ``u`` walks into ``v``, if ``v`` stands in contact."""
+    n = b.pos[i, v] - b.pos[i, u]
+    room = s.kind[u].separation + s.kind[v].separation + 0.1
+    far = wp.dot(n, n)
+    if far < room * room and far > 1.0e-8:
+        if blocks(s, b, i, u, v):
+            return headings_into(direction, n, s.contact * wp.sqrt(far))
+    return 0
+
+
+@no_type_check
+@wp.func
 def blocked_headings(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> int:
     """Bit k: ``direction``, turned left by k times 30 degrees, leads into somebody who stands in contact."""
-    p = b.pos[i, u]
     mask = int(0)
     for v in range(s.n_units):
         if v != u:
-            n = b.pos[i, v] - p
-            room = s.kind[u].separation + s.kind[v].separation + 0.1
-            far = wp.dot(n, n)
-            if far < room * room and far > 1.0e-8:
-                if blocks(s, b, i, u, v):
-                    into = s.contact * wp.sqrt(far)
-                    d = direction
-                    for k in range(12):
-                        if wp.dot(d, n) > into:
-                            mask = mask | (1 << k)
-                        d = wp.vec2(COS_TURN * d[0] - SIN_TURN * d[1], SIN_TURN * d[0] + COS_TURN * d[1])
+            mask = mask | blocked_by(s, b, i, u, v, direction)
     return mask
 
 
@@ -483,26 +498,40 @@ def weight(s: Scene, stance: int) -> float:
 
 @no_type_check
 @wp.func
+def push_apart(s: Scene, b: Battle, i: int, u: int, v: int):
+    """Pushes two units apart, if they overlap: walkers more than standers, nobody into walls."""
+    room = s.kind[u].separation + s.kind[v].separation
+    n = b.pos[i, v] - b.pos[i, u]
+    far = wp.dot(n, n)
+    if far < room * room:
+        far = wp.sqrt(far)
+        if far > 1.0e-4:
+            n = n / far
+        else:
+            n = wp.vec2(wp.cos(float(u + v)), wp.sin(float(u + v)))
+        wu = weight(s, b.stance[i, u])
+        share = wu / (wu + weight(s, b.stance[i, v]))
+        push = room - far
+        b.pos[i, u] = slide(s, b.pos[i, u], -(push * share) * n)
+        b.pos[i, v] = slide(s, b.pos[i, v], (push * (1.0 - share)) * n)
+
+
+@no_type_check
+@wp.func
+def push_others(s: Scene, b: Battle, i: int, u: int):
+    """Pushes ``u`` and the living units with a higher number apart."""
+    for v in range(u + 1, s.n_units):
+        if b.hp[i, v] > 0.0:
+            push_apart(s, b, i, u, v)
+
+
+@no_type_check
+@wp.func
 def separate(s: Scene, b: Battle, i: int):
-    """Pushes overlapping units apart, walkers more than standers; never into walls."""
+    """Pushes overlapping units apart."""
     for u in range(s.n_units):
         if b.hp[i, u] > 0.0:
-            for v in range(u + 1, s.n_units):
-                if b.hp[i, v] > 0.0:
-                    room = s.kind[u].separation + s.kind[v].separation
-                    n = b.pos[i, v] - b.pos[i, u]
-                    far = wp.dot(n, n)
-                    if far < room * room:
-                        far = wp.sqrt(far)
-                        if far > 1.0e-4:
-                            n = n / far
-                        else:
-                            n = wp.vec2(wp.cos(float(u + v)), wp.sin(float(u + v)))
-                        wu = weight(s, b.stance[i, u])
-                        share = wu / (wu + weight(s, b.stance[i, v]))
-                        push = room - far
-                        b.pos[i, u] = slide(s, b.pos[i, u], -(push * share) * n)
-                        b.pos[i, v] = slide(s, b.pos[i, v], (push * (1.0 - share)) * n)
+            push_others(s, b, i, u)
 
 
 @no_type_check
@@ -584,6 +613,21 @@ def obey(s: Scene, b: Battle, i: int, n: int, action: int):
 
 @no_type_check
 @wp.func
+def nearest_enemy(s: Scene, b: Battle, i: int, n: int) -> int:
+    """The living enemy nearest to agent ``n`` by centres, or -1."""
+    best = int(-1)
+    least = float(NEVER)
+    for v in range(s.n_agents, s.n_units):
+        if b.hp[i, v] > 0.0:
+            d = wp.length(b.pos[i, v] - b.pos[i, n])
+            if d < least:
+                least = d
+                best = v
+    return best
+
+
+@no_type_check
+@wp.func
 def scripted_action(s: Scene, b: Battle, i: int, n: int) -> int:
     """SMAC's heuristic: attack the nearest enemy (by centres) and stay with it until it dies."""
     if b.hp[i, n] <= 0.0:
@@ -593,13 +637,7 @@ def scripted_action(s: Scene, b: Battle, i: int, n: int) -> int:
         if b.hp[i, target] <= 0.0:
             target = int(-1)
     if target < 0:
-        least = float(NEVER)
-        for v in range(s.n_agents, s.n_units):
-            if b.hp[i, v] > 0.0:
-                d = wp.length(b.pos[i, v] - b.pos[i, n])
-                if d < least:
-                    least = d
-                    target = v
+        target = nearest_enemy(s, b, i, n)
         b.script[i, n] = target
     if target < 0:
         return 1

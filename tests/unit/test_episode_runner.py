@@ -1,0 +1,260 @@
+"""The episode runner on a scripted environment, row by row; rollouts and evaluations of whole sessions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import toy
+from controllers.base import Acted, Controller
+from core.config import Settings, load, merge, resolve
+from core.specs import ActionSpec, EnvSpec, EpisodeBatch, Outcome, TimeStep
+from envs.base import BatchedEnv
+from run import Session, build
+from runners.episode import EpisodeRunner, Rollout
+
+ALGS = Path(__file__).parents[2] / "config" / "algs"
+N, A, LIMIT = 2, 3, 5
+
+
+class Script(BatchedEnv):
+    """Rows that last as long as they are told, and show NaN, forbidden actions and rewards when they are over.
+
+    A running row's reward is its number + t / 10, its observation its number + t; the metric ``time`` counts steps.
+    """
+
+    def __init__(self, lengths: list[int], terminated: list[bool]) -> None:
+        super().__init__(None, len(lengths), "cpu", 0)
+        self.length, self.ends = torch.tensor(lengths), torch.tensor(terminated)
+        self.spec = EnvSpec(
+            (ActionSpec(A),) * N, (2,) * N, 1, LIMIT, extras={"visible": (N, N)}, metrics=("time", "won")
+        )
+        self.t, self.actions = torch.zeros(self.n_envs, dtype=torch.long), []
+
+    def reset(self, which: Tensor | None = None) -> TimeStep:
+        self.t.zero_()
+        return self._show()
+
+    def step(self, action: Tensor) -> Outcome:
+        self.actions.append(action)
+        running = self.t < self.length
+        reward = torch.where(running, torch.arange(self.n_envs) + self.t / 10, 99.0)
+        self.t += 1
+        last = self.t == self.length
+        info = {"time": torch.where(running, self.t.float(), -1.0), "won": last & self.ends}
+        return Outcome(self._show(), reward, last & self.ends, last & ~self.ends, info)
+
+    def _show(self) -> TimeStep:
+        over = self.t > self.length
+        number = torch.arange(self.n_envs) + self.t
+        obs = torch.where(over, torch.nan, number.float())[:, None, None].repeat(1, N, 2)
+        avail = (torch.arange(A) != self.t[:, None] % A)[:, None].repeat(1, N, 1) & ~over[:, None, None]
+        visible = (number % 2 == 0)[:, None, None].repeat(1, N, N) | over[:, None, None]
+        return TimeStep(obs, obs[:, 0, :1].clone(), avail, {"visible": visible})
+
+
+class Puppet(Controller):
+    """Plays (t + 1) mod A, counts time in its recurrent state, and remembers all it is given."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        super().__init__(spec, Controller.Config(), Settings())
+        self.calls: list[SimpleNamespace] = []
+
+    def initial_hidden(self, b: int) -> Tensor:
+        return torch.zeros(b, N, 4)
+
+    def act(self, step: TimeStep, last: Tensor, hidden: Tensor, **how: Any) -> Acted:
+        self.calls.append(SimpleNamespace(step=step, last=last, hidden=hidden, **how))
+        t, b = int(hidden[0, 0, 0]), len(step.state)
+        return Acted(torch.full((b, N), (t + 1) % A), hidden + 1, {"prob": torch.full((b, N), 0.5 + t)})
+
+    def unroll(self, batch: EpisodeBatch) -> Tensor:
+        raise AssertionError("a runner does not unroll")
+
+
+LENGTHS, TERMINATED = [2, 4, 1, 3], [True, False, True, False]
+
+
+def scripted(lengths: list[int], terminated: list[bool]) -> tuple[EpisodeRunner, Script, Puppet]:
+    """The runner reads no settings."""
+    env = Script(lengths, terminated)
+    puppet = Puppet(env.spec)
+    return EpisodeRunner(env, puppet, EpisodeRunner.Config(), Settings(), torch.Generator()), env, puppet
+
+
+def played(lengths: list[int] = LENGTHS, terminated: list[bool] = TERMINATED) -> tuple[Rollout, Script, Puppet]:
+    runner, env, puppet = scripted(lengths, terminated)
+    return runner.collect(t_env=70, mode="explore"), env, puppet
+
+
+def test_lengths_and_masks() -> None:
+    got = played()[0].episodes
+    assert got.length.tolist() == LENGTHS and got.length.device.type == "cpu"
+    assert got.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]]
+
+
+def test_true_ends_and_time_limits() -> None:
+    got = played()[0].episodes
+    assert got.terminated.int().tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_what_is_recorded_belongs_together() -> None:
+    """State t, then action t, reward t and the controller's extras t, then state t + 1; zeros on padding."""
+    got = played()[0].episodes
+    for row, length in enumerate(LENGTHS):
+        for t in range(4):
+            real = t < length
+            assert got.reward[row, t].item() == pytest.approx(row + t / 10 if real else 0)
+            assert got.action[row, t].tolist() == [(t + 1) % A if real else 0] * N
+            assert got.extras["prob"][row, t].tolist() == [0.5 + t if real else 0] * N
+        for t in range(5):
+            shown = t <= length
+            assert got.obs[row, t].unique().tolist() == [row + t if shown else 0]
+            assert got.state[row, t].tolist() == [row + t if shown else 0]
+            assert got.avail[row, t, 1].tolist() == ([a != t % A for a in range(A)] if shown else [True] * A)
+            assert got.extras["visible"][row, t].unique().tolist() == [shown and (row + t) % 2 == 0]
+
+
+def test_nothing_of_ended_rows_is_recorded() -> None:
+    got = played()[0].episodes
+    for x in (got.obs, got.state, got.reward, *got.extras.values()):
+        assert torch.isfinite(x.float()).all()
+    assert got.avail.any(-1).all()
+
+
+def test_types() -> None:
+    got = played()[0].episodes
+    types = {name: getattr(got, name).dtype for name in ("action", "reward", "terminated", "mask", "obs", "avail")}
+    assert types == {
+        "action": torch.int64,
+        "reward": torch.float32,
+        "terminated": torch.bool,
+        "mask": torch.float32,
+        "obs": torch.float32,
+        "avail": torch.bool,
+    }
+    assert got.extras["visible"].dtype == torch.bool
+
+
+def test_statistics_are_of_whole_episodes_and_their_last_steps() -> None:
+    stats = played()[0].stats
+    assert stats.keys() == {"return", "ep_length", "time", "won"}
+    expected = [sum(row + t / 10 for t in range(length)) for row, length in enumerate(LENGTHS)]
+    assert stats["return"].tolist() == pytest.approx(expected)
+    assert stats["ep_length"].tolist() == stats["time"].tolist() == LENGTHS
+    assert stats["won"].tolist() == [1, 0, 1, 0]
+
+
+def test_it_stops_when_the_last_row_has_ended() -> None:
+    rollout, env, _ = played([1, 2], [True, True])
+    assert len(env.actions) == 2 and rollout.episodes.reward.shape == (2, 2) and rollout.episodes.obs.shape[1] == 3
+
+
+def test_it_stops_at_the_limit() -> None:
+    rollout, env, _ = played([LIMIT, 2], [False, True])
+    assert len(env.actions) == LIMIT and rollout.episodes.length.tolist() == [LIMIT, 2]
+
+
+def test_the_controller_gets_its_own_past() -> None:
+    """Hidden states are handed on, last actions are one-hots (zeros at first), schedules get the time before."""
+    _, _, puppet = played()
+    assert [call.hidden.unique().tolist() for call in puppet.calls] == [[0], [1], [2], [3]]
+    assert not puppet.calls[0].last.any()
+    assert [call.last.argmax(-1).unique().tolist() for call in puppet.calls[1:]] == [[1], [2], [0]]
+    assert all((call.last.sum(-1) == 1).all() for call in puppet.calls[1:])
+    assert {(call.t_env, call.mode) for call in puppet.calls} == {(70, "explore")}
+    assert [call.step.obs[1, 0, 0].item() for call in puppet.calls] == [1, 2, 3, 4]
+
+
+def test_every_collection_starts_afresh() -> None:
+    runner, _, puppet = scripted(LENGTHS, TERMINATED)
+    one, two = (runner.collect(t_env=0, mode="explore").episodes for _ in range(2))
+    for name in ("obs", "action", "reward", "avail", "mask"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    assert not puppet.calls[4].last.any() and not puppet.calls[4].hidden.any()
+
+
+def test_what_was_recorded_stays_when_the_environment_goes_on() -> None:
+    runner, _, _ = scripted(LENGTHS, TERMINATED)
+    first = runner.collect(t_env=0, mode="explore").episodes
+    copies = {name: getattr(first, name).clone() for name in ("obs", "state", "reward", "avail")}
+    runner.collect(t_env=0, mode="explore")
+    assert all(torch.equal(getattr(first, name), x) for name, x in copies.items())
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def session(**more: object) -> Session:
+    base = {"env": "toy", "seed": 3, "batch_size_run": 4, "batch_size": 4, "hidden_dim": 8}
+    return build(resolve(merge(merge(load(ALGS / "qmix.yaml"), base), more)))
+
+
+def same(one: Rollout, two: Rollout) -> bool:
+    first, second = one.episodes, two.episodes
+    names = ("obs", "state", "avail", "action", "reward", "terminated", "mask")
+    alike = all(getattr(first, k).shape == getattr(second, k).shape for k in names)
+    return alike and all(torch.equal(getattr(first, k), getattr(second, k)) for k in names)
+
+
+def test_the_seed_decides_the_rollout() -> None:
+    rollouts = []
+    for seed in (3, 3, 4):
+        made = session(seed=seed)
+        torch.manual_seed(len(rollouts))
+        rollouts.append([made.runner.collect(t_env=0, mode="explore") for _ in range(3)])
+    assert all(same(a, b) for a, b in zip(rollouts[0], rollouts[1], strict=True))
+    assert not any(same(a, b) for a, b in zip(rollouts[0], rollouts[2], strict=True))
+    assert not same(rollouts[0][0], rollouts[0][1])
+
+
+def test_actions_are_legal_and_the_toy_is_played_to_its_ends() -> None:
+    got = session(batch_size_run=40).runner.collect(t_env=0, mode="explore").episodes
+    chosen = got.avail[:, :-1].gather(-1, got.action[..., None])[..., 0]
+    assert chosen[got.mask > 0].all()
+    ended = got.terminated.any(1)
+    assert 5 < ended.sum() < 40  # early ends and time limits
+    assert (got.length[~ended] == 5).all() and (got.terminated.sum(1) <= 1).all()
+    assert torch.equal(got.terminated.float().argmax(1)[ended] + 1, got.length[ended])
+
+
+def test_the_runners_state_continues_exactly() -> None:
+    one, two = session(), session(seed=9)
+    two.controller.load_state_dict(one.controller.state_dict())
+    one.runner.collect(t_env=0, mode="explore")
+    two.runner.load_state_dict(one.runner.state_dict())
+    assert all(
+        same(one.runner.collect(t_env=t, mode="explore"), two.runner.collect(t_env=t, mode="explore")) for t in (0, 9)
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("episodes", [1, 3, 4, 9])
+def test_an_evaluation_has_exactly_the_episodes_asked_for(
+    monkeypatch: pytest.MonkeyPatch, native: bool, episodes: int
+) -> None:
+    """Also where the test environment has more rows than that, or where they have to play several rounds."""
+    monkeypatch.setattr(toy.Toy, "native", native)
+    monkeypatch.setattr("run.LARGEST_TEST", 4)
+    made = session()
+    stats = made.evaluate("test", episodes)
+    assert {name: len(x) for name, x in stats.items()} == {"return": episodes, "ep_length": episodes, "won": episodes}
+
+
+def test_an_evaluation_of_a_native_environment_can_be_repeated() -> None:
+    """The same networks at the same time get the same tests, whatever was tested in between; training goes on alike."""
+    one, two = session(), session()
+    first = one.evaluate("test", 6)
+    one.evaluate("test", 3)
+    again = one.evaluate("test", 6)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert len(set(first["return"].tolist())) > 1
+    assert same(one.runner.collect(t_env=0, mode="explore"), two.runner.collect(t_env=0, mode="explore"))
+    one.progress = replace(one.progress, t_env=50)
+    assert not torch.equal(one.evaluate("test", 6)["return"], first["return"])

@@ -1,0 +1,311 @@
+"""The replay against a plain list of episodes, and what it promises: order, limits, padding, types, exact state."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+import memory.replay
+from core.specs import ActionSpec, EnvSpec, EpisodeBatch, valid_mask
+from memory.replay import Replay
+
+N, A, LIMIT = 2, 3, 6
+SPEC = EnvSpec((ActionSpec(A),) * N, (2,) * N, 1, LIMIT, extras={"visible": (N, N)})
+PER_STATE, PER_STEP = ("obs", "state", "avail", "visible"), ("action", "reward", "terminated", "prob")
+ROW_BYTES = 4 * N * 2 + 4 + N * A + N * N + N + 4 + 1 + 4 * N
+"""obs, state, avail, visible, action, reward, terminated, prob: what one row has to take, and no more."""
+
+
+def episodes(lengths: list[int], first: int = 0, spread: int = 0) -> EpisodeBatch:
+    """Episodes that all differ (``first`` is the number of the first one), ``spread`` further steps of padding.
+
+    Whatever lies on padding is as bad as it can be: NaN, impossible actions, nothing available.
+    """
+    length, t = torch.tensor(lengths), max(lengths) + spread
+    mark = first + torch.arange(len(lengths))[:, None] + torch.arange(t + 1) / 100
+    over = (torch.arange(t) >= length[:, None]).unsqueeze(-1)
+    past = (torch.arange(t + 1) > length[:, None]).unsqueeze(-1)
+
+    def drawn(most: int, *shape: int) -> torch.Tensor:
+        """Random integers below ``most`` that an episode's number alone decides."""
+        rows = [torch.Generator().manual_seed(first + row) for row in range(len(lengths))]
+        return torch.stack([torch.randint(most, (LIMIT + 2, *shape), generator=rng) for rng in rows])[:, : t + 1]
+
+    terminated = (torch.arange(t) == length[:, None] - 1) & (length[:, None] % 2 == 0)
+    return EpisodeBatch(
+        action=drawn(A, N)[:, :t].masked_fill(over, 77),
+        reward=mark[:, :t].masked_fill(over[..., 0], torch.nan),
+        terminated=terminated | over[..., 0],
+        mask=valid_mask(length, t),
+        length=length,
+        obs=mark[..., None, None].repeat(1, 1, N, 2).masked_fill(past.unsqueeze(-1), torch.nan),
+        state=mark[..., None].masked_fill(past, torch.nan),
+        avail=drawn(2, N, A).bool() & ~past.unsqueeze(-1),
+        extras={
+            "visible": drawn(2, N, N).bool() | past.unsqueeze(-1),
+            "prob": mark[:, :t, None].repeat(1, 1, N).masked_fill(over, torch.nan),
+        },
+    )
+
+
+def split(batch: EpisodeBatch) -> list[dict[str, torch.Tensor]]:
+    """Every episode by itself, without padding."""
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("extras", "mask")}
+    fields |= batch.extras
+    return [
+        {k: fields[k][row, :n] for k in PER_STEP} | {k: fields[k][row, : n + 1] for k in PER_STATE}
+        for row, n in enumerate(batch.length.tolist())
+    ]
+
+
+def same(got: EpisodeBatch, wanted: list[dict[str, torch.Tensor]]) -> None:
+    """``got`` has exactly the episodes ``wanted`` in this order, and clean padding."""
+    assert len(got) == len(wanted)
+    for one, other in zip(split(got), wanted, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
+            assert one[name].dtype == other[name].dtype, name
+    clean(got)
+
+
+def clean(got: EpisodeBatch) -> None:
+    """Padding holds zeros, and every action is available there."""
+    t = got.action.shape[1]
+    assert t == got.length.max() and got.obs.shape[1] == t + 1
+    assert torch.equal(got.mask, valid_mask(got.length, t))
+    over, past = torch.arange(t) >= got.length[:, None], torch.arange(t + 1) > got.length[:, None]
+    for x in (got.action, got.reward, got.terminated, got.extras["prob"]):
+        assert not x[over].any()
+    for x in (got.obs, got.state, got.extras["visible"]):
+        assert not x[past].any()
+    assert got.avail[past].all()
+
+
+def replay(capacity: int = 4, max_bytes: int = 10**6, seed: int = 0) -> Replay:
+    return Replay(SPEC, capacity, max_bytes, "cpu", torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def small_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ring begins with three rows, so that it has to grow soon."""
+    monkeypatch.setattr(memory.replay, "_FIRST_ROWS", 3)
+
+
+class Oracle:
+    """The replay as a list: the newest episodes that are within both limits."""
+
+    def __init__(self, capacity: int, rows: int) -> None:
+        self.capacity, self.rows, self.kept, self.added = capacity, rows, [], 0
+
+    def add(self, batch: EpisodeBatch) -> None:
+        for episode in split(batch):
+            self.kept.append(episode)
+            self.added += 1
+            while len(self.kept) > self.capacity or sum(len(e["state"]) for e in self.kept) > self.rows:
+                self.kept.pop(0)
+
+
+@given(
+    capacity=st.integers(1, 6),
+    rows=st.integers(LIMIT + 1, 30),
+    first_rows=st.sampled_from([1, 5, 4096]),
+    adds=st.lists(st.lists(st.integers(1, LIMIT), min_size=1, max_size=3), min_size=1, max_size=10),
+    reload_after=st.integers(0, 9),
+)
+@effort(max_examples=60, deadline=None)
+def test_it_is_a_list_of_the_newest_episodes(capacity, rows, first_rows, adds, reload_after) -> None:
+    """Whatever is added: growth, wrap-around, both kinds of eviction, and a round trip of the state on the way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory.replay, "_FIRST_ROWS", first_rows)
+        real, oracle = replay(capacity, rows * ROW_BYTES + ROW_BYTES // 2), Oracle(capacity, rows)
+        for number, lengths in enumerate(adds):
+            batch = episodes(lengths, oracle.added, spread=number % 2)
+            real.add(batch)
+            oracle.add(batch)
+            assert (len(real), real.added) == (len(oracle.kept), oracle.added)
+            assert real.nbytes <= rows * ROW_BYTES
+            if number == reload_after:
+                state, real = copy.deepcopy(real.state_dict()), replay(capacity, rows * ROW_BYTES, seed=9)
+                real.load_state_dict(state)
+        same(real.latest(len(real)), oracle.kept)
+        same(real.latest(2), oracle.kept[-2:])
+
+
+def test_it_grows_as_it_fills(small_start: None) -> None:
+    one, sizes, stored = replay(capacity=10), [], []
+    for number in range(8):
+        batch = episodes([3], number)
+        one.add(batch)
+        stored += split(batch)
+        sizes.append(one.nbytes // ROW_BYTES)
+        same(one.latest(99), stored)
+    assert sizes == [4, 8, 16, 16, 32, 32, 32, 32]
+
+
+def test_it_never_takes_more_than_capacity_full_episodes(small_start: None) -> None:
+    one = replay(capacity=2)
+    for number in range(6):
+        one.add(episodes([LIMIT], number))
+    assert one.nbytes == 2 * (LIMIT + 1) * ROW_BYTES
+
+
+def test_the_oldest_go_at_the_capacity() -> None:
+    one = replay(capacity=3)
+    one.add(episodes([2, 6, 1, 4, 3], spread=1))
+    same(one.latest(3), split(episodes([2, 6, 1, 4, 3]))[2:])
+    assert len(one) == 3 and one.added == 5
+
+
+def test_the_oldest_go_at_the_limit_in_bytes() -> None:
+    """Ten rows hold episodes of 3 + 1 and 5 + 1 steps, not another one of 1 + 1."""
+    one = replay(capacity=50, max_bytes=10 * ROW_BYTES)
+    one.add(episodes([3, 5]))
+    assert len(one) == 2
+    one.add(episodes([1], 2))
+    same(one.latest(9), split(episodes([5], 1)) + split(episodes([1], 2)))
+    assert one.nbytes == 10 * ROW_BYTES
+
+
+def test_an_episode_may_wrap_around_the_end() -> None:
+    """Ten rows: 3 + 1 and 4 + 1 fill nine; 5 + 1 makes both go, and takes the last row and the first five."""
+    one = replay(capacity=50, max_bytes=10 * ROW_BYTES)
+    one.add(episodes([3, 4]))
+    one.add(episodes([5], 2))
+    same(one.latest(9), split(episodes([5], 2)))
+    one.add(episodes([2], 3))
+    same(one.latest(9), split(episodes([5], 2)) + split(episodes([2], 3)))
+
+
+def test_an_episode_larger_than_the_limit_is_refused() -> None:
+    one = replay(max_bytes=4 * ROW_BYTES)
+    one.add(episodes([3]))
+    with pytest.raises(ValueError, match=rf"4 steps .* {5 * ROW_BYTES} bytes.* buffer_bytes={4 * ROW_BYTES}"):
+        one.add(episodes([4], 1))
+
+
+def test_latest_is_in_order_of_age() -> None:
+    one = replay(capacity=5)
+    for number in range(7):
+        one.add(episodes([number % 3 + 1], number))
+    assert one.latest(3).reward[:, 0].tolist() == [4, 5, 6]
+    assert one.latest(99).reward[:, 0].tolist() == [2, 3, 4, 5, 6]
+
+
+def test_a_batch_is_as_long_as_its_longest_episode() -> None:
+    one = replay()
+    one.add(episodes([1, 5, 2], spread=1))
+    assert one.latest(1).reward.shape == (1, 2)
+    assert one.latest(2).reward.shape == (2, 5)
+
+
+def test_uniform_draws_without_replacement_and_evenly() -> None:
+    """300 draws of 2 of 4: every pair is expected 50 times; fewer than 25 or more than 80 is one chance in 10^4."""
+    one, pairs = replay(), Counter()
+    one.add(episodes([1, 2, 3, 4]))
+    wanted = split(episodes([1, 2, 3, 4]))
+    for number in range(300):
+        got = one.uniform(2)
+        pairs[tuple(sorted(int(x) for x in got.reward[:, 0]))] += 1
+        if number < 20:
+            same(got, [wanted[n - 1] for n in got.length.tolist()])
+    assert set(pairs) == set(itertools.combinations(range(4), 2))
+    assert all(25 <= count <= 80 for count in pairs.values())
+
+
+def test_uniform_depends_on_its_generator_only() -> None:
+    batches = []
+    for seed in (1, 1, 2):
+        one = replay(capacity=20, seed=seed)
+        one.add(episodes([1] * 20))
+        torch.manual_seed(len(batches))
+        batches.append([one.uniform(5).reward for _ in range(3)])
+    assert all(torch.equal(x, y) for x, y in zip(batches[0], batches[1], strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(batches[0], batches[2], strict=True))
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    one = replay()
+    one.add(episodes([3]))
+    got = one.latest(1)
+    for x in (got.obs, got.reward, got.action, got.extras["prob"]):
+        x.fill_(5)
+    same(one.latest(1), split(episodes([3])))
+
+
+def test_what_is_added_is_copied() -> None:
+    one, batch = replay(), episodes([3])
+    one.add(batch)
+    batch.obs.fill_(5)
+    same(one.latest(1), split(episodes([3])))
+
+
+def test_rows_are_compact() -> None:
+    """Actions in one byte (two beyond 256 of them), booleans in one; whoever samples gets integers as before."""
+    one = replay()
+    one.add(episodes([4]))
+    assert one.nbytes % ROW_BYTES == 0
+    assert one.state_dict()["rows"]["action"].dtype == torch.uint8
+    wide = dataclasses.replace(SPEC, actions=(ActionSpec(300),) * N)
+    other = Replay(wide, 4, 10**6, "cpu", torch.Generator())
+    batch = episodes([4])
+    batch = dataclasses.replace(batch, action=batch.action + 290, avail=torch.ones(1, 5, N, 300, dtype=torch.bool))
+    other.add(batch)
+    assert other.state_dict()["rows"]["action"].dtype == torch.int16
+    assert torch.equal(other.latest(1).action, batch.action)
+
+
+def test_boxes_keep_their_actions() -> None:
+    box = dataclasses.replace(SPEC, actions=(ActionSpec(2, -1.0, 1.0),) * N)
+    one, batch = Replay(box, 4, 10**6, "cpu", torch.Generator()), episodes([2, 3])
+    moves = torch.rand(2, 3, N, 2) * valid_mask(batch.length, 3)[..., None, None]
+    one.add(dataclasses.replace(batch, action=moves, avail=torch.ones(2, 4, N, 2, dtype=torch.bool)))
+    assert torch.equal(one.latest(2).action, moves)
+
+
+def test_the_state_continues_exactly(small_start: None) -> None:
+    """After a wrap and a growth: the same episodes, the same next draws, the same evictions."""
+    one = replay(capacity=5, max_bytes=20 * ROW_BYTES)
+    for number in range(7):
+        one.add(episodes([number % 4 + 1], number))
+    one.uniform(2)
+    state = copy.deepcopy(one.state_dict())
+    two = replay(capacity=5, max_bytes=20 * ROW_BYTES, seed=77)
+    two.load_state_dict(state)
+    for number in range(7, 15):
+        a, b = one.uniform(3), two.uniform(3)
+        same(a, split(b))
+        for each in (one, two):
+            each.add(episodes([number % 5 + 1], number))
+        same(one.latest(9), split(two.latest(9)))
+        assert (len(one), one.added) == (len(two), two.added)
+
+
+def test_the_state_is_its_own() -> None:
+    """What is saved does not change when the run goes on, and neither does the run when the saved state is used."""
+    one = replay(capacity=2)
+    one.add(episodes([2, 3]))
+    state = one.state_dict()
+    frozen = copy.deepcopy(state)
+    two = replay(capacity=2)
+    two.load_state_dict(state)
+    for each in (one, two):
+        each.add(episodes([6, 6], 5))
+        each.uniform(1)
+    torch.testing.assert_close(state["rows"], frozen["rows"], rtol=0, atol=0, equal_nan=True)
+    assert state["lengths"] == frozen["lengths"] and torch.equal(state["rng"], frozen["rng"])
+
+
+def test_an_empty_replay_has_a_state_too() -> None:
+    one, two = replay(), replay()
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    two.add(episodes([2]))
+    same(two.latest(1), split(episodes([2])))
