@@ -49,9 +49,9 @@ class FOP(Learner):
     minimum is used.
 
     Differences from the released code (algorithms.md section 6): the entropy of the next action stands inside γ, is
-    summed over agents (``entropy_reduction``) and is absent after terminal steps (T-27); V_i ignores unavailable
-    actions (T-11); critics learn before the policy; α is annealed over the time that is said (T-19). Every network
-    is evaluated once per update, so the policy improves on the critics from before their step.
+    summed over agents unless ``entropy_reduction`` says mean, and is absent after terminal steps (T-27); V_i ignores
+    unavailable actions (T-11); critics learn before the policy; α is annealed over the time that is said (T-19).
+    Every network is evaluated once per update, so the policy improves on the critics from before their step.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Episodes kept for learning: no padding is stored, and none is ever handed out unmarked."""
+"""Episodes kept for learning, stored at their real lengths; padding is handed out as zeros, and marked."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class Replay:
             ValueError: a single episode is larger than ``max_bytes``.
         """
         fields = self._pack(batch.to(self.device))
+        self._refuse_oversized(int(batch.length.max()) + 1, fields)
         for row, length in enumerate(batch.length.tolist()):
             start = self._make_room(length + 1, fields)
             place = (start + torch.arange(length + 1)).remainder(self._size).to(self.device)
@@ -101,6 +102,12 @@ class Replay:
         fields |= {name: getattr(batch, name) for name in _PER_STATE}
         return fields | {f"extras.{k}": batch.extras[k] for k in self.spec.extras}
 
+    def _refuse_oversized(self, rows: int, fields: dict[str, Tensor]) -> None:
+        """Before anything is dropped for an episode that would not fit alone."""
+        if rows * _row_bytes(fields) > self.max_bytes:
+            needs = f"an episode of {rows - 1} steps takes {rows * _row_bytes(fields)} bytes"
+            raise ValueError(f"{needs}, more than buffer_bytes={self.max_bytes}: raise buffer_bytes")
+
     def _make_room(self, rows: int, fields: dict[str, Tensor]) -> int:
         """Drops or grows until ``rows`` rows are free; returns where they start, counted without wrapping."""
         if len(self) == self.capacity:
@@ -117,12 +124,7 @@ class Replay:
 
     def _grow(self, rows: int, fields: dict[str, Tensor]) -> bool:
         """Doubles the ring within the limits; False where it is as large as it may be."""
-        row_bytes = sum(x[0, 0].numel() * x.element_size() for x in fields.values())
-        largest = min(self.max_bytes // row_bytes, self.capacity * (self.spec.episode_limit + 1))
-        if rows > largest:
-            raise ValueError(
-                f"an episode of {rows - 1} steps takes {rows * row_bytes} bytes, above buffer_bytes={self.max_bytes}"
-            )
+        largest = min(self.max_bytes // _row_bytes(fields), self.capacity * (self.spec.episode_limit + 1))
         size = min(max(2 * self._size, _FIRST_ROWS, rows), largest)
         if size <= self._size:
             return False
@@ -177,3 +179,8 @@ class Replay:
                 k: take(f"extras.{k}", padding) if k in self.spec.extras else take_steps(f"extras.{k}") for k in names
             },
         )
+
+
+def _row_bytes(fields: dict[str, Tensor]) -> int:
+    """Bytes of one row of every field."""
+    return sum(x[0, 0].numel() * x.element_size() for x in fields.values())

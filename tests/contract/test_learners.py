@@ -19,14 +19,14 @@ ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "config" 
 SMALL = {
     "env": "toy",
     "seed": 3,
-    "t_max": 100,
+    "t_max": 64,
     "batch_size_run": 4,
     "batch_size": 6,
     "buffer_size": 40,
     "target_update_interval": 10_000,
-    "test_interval": 25,
+    "test_interval": 16,
     "test_nepisode": 2,
-    "log_interval": 25,
+    "log_interval": 16,
 }
 
 
@@ -103,12 +103,12 @@ def test_padding_never_reaches_the_learner(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_saved_and_loaded_the_next_update_is_the_same(name: str) -> None:
-    one = build(settings(name))
+    one = build(settings(name, t_max=100))
     ticks = one.train()
-    for _ in range(4):
+    for _ in range(3):
         next(ticks)
     saved = copy.deepcopy(one.state_dict())
-    two = build(settings(name))
+    two = build(settings(name, t_max=100))
     two.load_state_dict(saved)
     rest = [[(r.kind, r.t_env, r.values) for r in tick.records if r.kind != "perf"] for tick in ticks]
     again = [[(r.kind, r.t_env, r.values) for r in tick.records if r.kind != "perf"] for tick in two.train()]

@@ -192,6 +192,11 @@ def test_print_config_hides_the_password(capsys: pytest.CaptureFixture[str]) -> 
     assert not list(Path().iterdir())
 
 
+def test_messages_hide_the_password(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused([*QMIX, "mongo_url=mongodb://me:secret@localhost:1"], capsys)
+    assert "secret" not in message and "'mongo_url=mongodb://me:***@localhost:1' must stand after" in message
+
+
 def test_going_further_continues_one_curve(run: RunFolder) -> None:
     before = points(run)
     assert main.main(["resume", str(run.path), "with", "t_max=80"]) == 0

@@ -102,7 +102,7 @@ def test_killed_and_resumed_equals_uninterrupted(algorithm: str, game: str, tmp_
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_and_says_so(stop: signal.Signals, tmp_path: Path) -> None:
     process, folder = start(words("qmix", "matrix_game", tmp_path, ENDLESS), tmp_path, until=0)
     process.send_signal(stop)

@@ -18,7 +18,8 @@ STAND_IN = f"""#!/bin/sh
 case "$*" in
   *"-m pip install"*) echo "$*" >>"$LOG"; [ -z "$SLOW" ] || sleep "$SLOW"; exit "${{PIP_STATUS:-0}}" ;;
   *"-m pip"*) exit 0 ;;
-  *"-m pytest"* | src/main.py*) echo "in $PWD:"; for word in "$@"; do echo "<$word>"; done; exit 7 ;;
+  *"-m pytest"* | src/main.py*)
+    echo "in $PWD:$COFACTOR_STARTED_AS"; for word in "$@"; do echo "<$word>"; done; exit 7 ;;
   *) exec "{sys.executable}" "$@" ;;
 esac
 """
@@ -65,7 +66,7 @@ def project(tmp_path: Path) -> Project:
 def test_installs_once_then_starts_at_once(project: Project):
     first = project.run("--config=x", "with", "label=two words")
     assert first.returncode == 7, first.stderr
-    assert first.stdout == f"in {project.root}:\n<src/main.py>\n<--config=x>\n<with>\n<label=two words>\n"
+    assert first.stdout == f"in {project.root}:./run.sh\n<src/main.py>\n<--config=x>\n<with>\n<label=two words>\n"
     assert len(project.installations()) == 1
     began = time.perf_counter()
     second = project.run("--config=x", "with", "label=two words")

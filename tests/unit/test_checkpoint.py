@@ -96,7 +96,9 @@ def test_loaded_tensors_are_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{1, 2}, object(), nn.Linear(1, 1), np.array(["text"]), torch.eye(2).to_sparse()], ids=str
+    "value",
+    [{1, 2}, object(), nn.Linear(1, 1), np.array(["text"]), torch.eye(2).to_sparse()],
+    ids=["set", "object", "module", "array of text", "sparse"],
 )
 def test_what_cannot_be_saved_is_named(tmp_path: Path, value: Any) -> None:
     checkpoint.save(tmp_path / "c.pt", {"old": 1})

@@ -56,6 +56,11 @@ def test_other_commands() -> None:
     assert parse(["resume", "--help"]).action == "help"
 
 
+def test_help_shows_commands_as_the_user_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "STARTED_AS", "./run.sh")
+    assert "\n  ./run.sh resume RUN" in cli.help_text() and "main.py" not in cli.help_text()
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import yaml
 
 from core import config
-from core.config import COMMAND_LINE, ConfigError, Experiment, Settings, check_fit, fits, load, merge, resolve, settle
+from core.config import (
+    COMMAND_LINE,
+    ConfigError,
+    Experiment,
+    Settings,
+    check_fit,
+    fits,
+    load,
+    masked,
+    merge,
+    resolve,
+    settle,
+)
 from core.registry import SLOTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +157,30 @@ def test_resolving_again_changes_nothing_and_yaml_keeps_it(tmp_path: Path) -> No
     assert type(settings.plain()) is dict and settings.plain() == settings
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("mongodb://me:pw@host:27017/db", "mongodb://me:***@host:27017/db"),
+        ("mongodb://me:p@ss@w:rd@host/db?x=a@b", "mongodb://me:***@host/db?x=a@b"),
+        ("mongodb://me@firm:p@ss@host", "mongodb://me@firm:***@host"),
+        ("mongodb://me:p/s@s@host", "mongodb://me:***@host"),
+        ("mongodb+srv://:pw@host", "mongodb+srv://:***@host"),
+        ("-m mongodb://a:x@h1/ -m mongodb://b:y@h2/", "-m mongodb://a:***@h1/ -m mongodb://b:***@h2/"),
+        ("mongodb://me@host:27017", "mongodb://me@host:27017"),
+        ("mongodb://one:1,two:2/db", "mongodb://one:1,two:2/db"),
+    ],
+)
+def test_passwords_are_masked(address: str, shown: str) -> None:
+    assert masked(address) == shown == masked(shown)
+
+
+def test_the_largest_seed_is_one_that_sacred_can_set() -> None:
+    assert resolve(GOOD | {"seed": 2**32 - 1})["seed"] == 2**32 - 1
+    np.random.RandomState(2**32 - 1)
+    with pytest.raises(ValueError, match="Seed must be between 0 and 2"):
+        np.random.RandomState(2**32)
+
+
 def test_a_seed_is_drawn_once() -> None:
     seeds = {resolve(GOOD)["seed"] for _ in range(5)}
     assert len(seeds) == 5
@@ -229,6 +266,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"mixer": 3}, "'mixer' must be text or null (None), not 3 (int)"),
         ({"t_max": 0}, "'t_max' must be at least 1, not 0"),
         ({"seed": -1}, "'seed' must be at least 0, not -1"),
+        ({"seed": 2**32}, "'seed' must be at most 4294967295, not 4294967296"),
         ({"name": "../up"}, "'name' is part of a path: letters, digits and any of _ . + -, not '../up'"),
         ({"mongo_url": "host:27017"}, "'mongo_url' must begin with mongodb:// or mongodb+srv://"),
         ({"embed_dim": 3}, "mixer 'toy_mixer': embed_dim must be a multiple of 4, not 3"),
@@ -344,7 +382,7 @@ def test_config_error_survives_processes() -> None:
         (type(None), [None], [0, False, ""]),
         (list[int] | int, [1, [1]], ["a", [1.5]]),
     ],
-    ids=str,
+    ids=lambda x: "" if isinstance(x, list) else str(x),
 )
 def test_fits(hint: Any, good: list[Any], bad: list[Any]) -> None:
     assert [fits(value, hint) for value in good] == [True] * len(good)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+import toy  # noqa: F401 - registers the environment
 from controllers.base import Controller
 from core.config import load, merge, resolve
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch, TimeStep, valid_mask

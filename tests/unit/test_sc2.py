@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from core.registry import ENVS
 from envs import sc2
 from envs.sc2 import StarCraft2
+from envs.skirmish.battle import without_missing_driver
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
 
@@ -147,3 +149,16 @@ def test_auto_falls_back_with_a_box(capsys: pytest.CaptureFixture[str]) -> None:
 def test_found_by_name() -> None:
     assert ENVS["sc2"] is StarCraft2
     assert StarCraft2.native
+
+
+@pytest.mark.parametrize("devices", [[], ["/dev/nvidia0"]], ids=["no GPU", "GPU"])
+def test_only_the_warning_of_a_missing_driver_is_hidden(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, devices: list[str]
+) -> None:
+    warning = "Warp CUDA warning: Could not find or load the NVIDIA CUDA driver. GPU execution will not be available.\n"
+    monkeypatch.setattr("glob.glob", lambda _: devices)
+    monkeypatch.setattr("os.path.exists", lambda _: False)
+    with without_missing_driver():
+        os.write(2, (warning + "another warning\n").encode())
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == (warning if devices else "") + "another warning\nlater\n"
