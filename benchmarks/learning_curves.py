@@ -79,7 +79,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         f"# {options.map} on skirmish (our simulator, not StarCraft II)",
         "",
         "Command: `python benchmarks/learning_curves.py " + " ".join(sys.argv[1:]) + "`, which runs",
-        f"`python src/main.py {' '.join(command(options, 'ALGORITHM', 0)[:-1])}` for every algorithm and seed.",
+        f"`./run.sh {' '.join(command(options, 'ALGORITHM', 0)[:-1])}` for every algorithm and seed.",
         "",
         "| algorithm | seed | first test with win rate >= 0.9 (step) | mean of the last 10 tests | best | steps |",
         "|---|---|---|---|---|---|",

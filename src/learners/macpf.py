@@ -83,8 +83,8 @@ class MACPF(Learner):
 
     Differences from the released code (algorithms.md section 8): one mixer, as its second one is dead; the temperature
     is a schedule (T-32); no ε beside sampling (T-31); corrections do not train the trunk (T-29) and read the actions of
-    earlier, visible agents only (T-30); entropies are discounted and accumulated as in the paper (T-27). Every network
-    is evaluated once per update, and the losses of both modes, which share no parameter but Θ's, are descended together.
+    earlier, visible agents only (T-30); entropies are discounted and accumulated (T-27). Every network
+    is evaluated once per update; the losses of both modes share no parameter but Θ's and are descended together.
     """
 
     @dataclass(frozen=True, kw_only=True)
