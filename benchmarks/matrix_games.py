@@ -149,7 +149,7 @@ CHECKS = [
         "MACPF (ref)",
         "macpf",
         "four",
-        MACPF | {"updates_per_collect": 2},
+        MACPF | {"updates_per_collect": 8},
         "mean dependent E[r] >= 6.5",
         lambda rows: sum(float(row["dep_expected"]) for row in rows) / len(rows) >= 6.5,
     ),

@@ -185,6 +185,15 @@ def test_an_interrupted_run_is_resumed_as_the_same_run(db, settings, folder):
     assert len(folder.record["resumes"]) == 1
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a process that was started in the background ignores it, and so would its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_control_c(db, settings, folder):
     def body(tracker):
         log(tracker, 10)
