@@ -100,6 +100,19 @@ def _both_optima(row: dict[str, str]) -> bool:
     return float(row["dep_expected"]) >= 0.97 and min(map(float, row["optima"].split())) >= 0.3
 
 
+def fop_check(final: float, updates: dict[str, int]) -> Check:
+    """FOP on its 3x3 game with one final temperature."""
+    return Check(
+        "AC-32, AC-33",
+        f"FOP, final temperature {final}, {updates['t_max'] // 8} updates",
+        "fop",
+        "qtran33",
+        FOP | {"alpha_finish": final} | updates,
+        "greedy (A,A) and Q_jt(A,A) within 0.5 of 8 in at least 9 of 10",
+        lambda rows: _count(rows, _fits) >= 9,
+    )
+
+
 CHECKS = [
     Check(
         "AC-37",
@@ -132,18 +145,7 @@ CHECKS = [
         )
         for name in ("qmix", "vdn")
     ],
-    *[
-        Check(
-            "AC-32, AC-33",
-            f"FOP, final temperature {final}, {updates['t_max'] // 8} updates",
-            "fop",
-            "qtran33",
-            FOP | {"alpha_finish": final} | updates,
-            "greedy (A,A) and Q_jt(A,A) within 0.5 of 8 in at least 9 of 10",
-            lambda rows: _count(rows, _fits) >= 9,
-        )
-        for final, updates in ((0.1, LONG),)
-    ],
+    fop_check(0.1, LONG),
     Check(
         "AC-38",
         "MACPF (ref)",
@@ -180,18 +182,7 @@ CHECKS = [
         | {"lr": 3e-4, "critic_lr": 3e-4, "alpha_schedule": "geometric", "alpha_finish": 0.5, "alpha_rate": 0.999}
         | {"t_max": 10_000, "batch_size_run": 1, "updates_per_collect": 1},
     ),
-    *[
-        Check(
-            "AC-32, AC-33",
-            f"FOP, final temperature {final}, {updates['t_max'] // 8} updates",
-            "fop",
-            "qtran33",
-            FOP | {"alpha_finish": final} | updates,
-            "greedy (A,A) and Q_jt(A,A) within 0.5 of 8 in at least 9 of 10",
-            lambda rows: _count(rows, _fits) >= 9,
-        )
-        for final, updates in ((1.0, SHORT), (0.5, SHORT), (0.01, SHORT))
-    ],
+    *[fop_check(final, SHORT) for final in (1.0, 0.5, 0.01)],
 ]
 
 

@@ -28,12 +28,17 @@ class Acted:
 class Controller(nn.Module, ABC):
     """The policies of all agents."""
 
+    agent: Any
+    """The network under the policies."""
     explore_mode = "explore"
     """The mode in which experience is collected."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """Keys of the way of acting."""
+        """Keys of every way of acting."""
+
+        agent: str = "rnn"
+        """The network under the policies."""
 
     def __init__(self, spec: EnvSpec, cfg: Any, settings: Settings) -> None:
         super().__init__()
@@ -49,9 +54,9 @@ class Controller(nn.Module, ABC):
         """The ways of acting that evaluation reports; the first one is the policy that is executed."""
         return ("test",)
 
-    @abstractmethod
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
-        """The recurrent state at the start of b episodes, on the parameters' device."""
+        """The recurrent state at the start of b episodes, on the parameters' device: the network's, zeros."""
+        return self.agent.initial_hidden(b)
 
     @abstractmethod
     def act(

@@ -24,8 +24,6 @@ class BasicMAC(Controller):
     class Config(Controller.Config):
         """Keys of ε-greedy acting."""
 
-        agent: str = "rnn"
-        """The agents' network."""
         epsilon_start: float = 1.0
         """Chance of a random action at the start."""
         epsilon_finish: float = 0.05
@@ -37,10 +35,6 @@ class BasicMAC(Controller):
         super().__init__(spec, cfg, settings)
         self.agent = settings.build("agent", spec)
         self.epsilon = Linear(cfg.epsilon_start, cfg.epsilon_finish, cfg.epsilon_anneal_time)
-
-    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
-        """Zeros."""
-        return self.agent.initial_hidden(b)
 
     def act(
         self,

@@ -31,8 +31,6 @@ class ConditionalMAC(Controller):
     class Config(Controller.Config):
         """Keys of the pair of policies."""
 
-        agent: str = "rnn"
-        """The network under both policies."""
         dependent: bool = True
         """Explore with the dependent policy; False is the control without it (MACPF_CONTROL)."""
         test_greedy: bool = True
@@ -46,10 +44,6 @@ class ConditionalMAC(Controller):
     def test_modes(self) -> tuple[str, ...]:
         """``ind`` is what is executed; ``dep`` is reported beside it."""
         return ("ind", "dep") if self.cfg.dependent else ("ind",)
-
-    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
-        """Zeros."""
-        return self.agent.initial_hidden(b)
 
     def act(
         self,

@@ -24,18 +24,12 @@ class PolicyMAC(Controller):
     class Config(Controller.Config):
         """Keys of acting by sampling."""
 
-        agent: str = "rnn"
-        """The agents' network."""
         test_greedy: bool = True
         """Tests take the likeliest action instead of sampling."""
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
         self.agent = settings.build("agent", spec)
-
-    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
-        """Zeros."""
-        return self.agent.initial_hidden(b)
 
     def act(
         self,
