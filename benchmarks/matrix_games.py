@@ -286,7 +286,7 @@ def report(rows: list[dict[str, str]]) -> str:
         if not own:
             continue
         own.sort(key=lambda row: int(row["seed"]))
-        verdict = "" if check.passed is None else ("yes" if check.passed(own) else "NO")
+        verdict = "" if check.passed is None else f"{'yes' if check.passed(own) else 'NO'} ({len(own)} seeds)"
         shown = " · ".join(_shown(row) for row in own)
         lines.append(f"| {check.check} | {check.variant} | {check.preset} | {shown} | {check.gate} | {verdict} |")
     lines += [
