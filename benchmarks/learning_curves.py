@@ -114,7 +114,7 @@ def draw(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     axis.set(xlabel="environment steps", ylabel="test win rate", ylim=(-0.02, 1.02))
     axis.set_title(f"{options.map} on skirmish (Cofactor's simulator, not StarCraft II)")
     axis.legend(loc="lower right")
-    figure.savefig(HERE / f"curves_{options.map}.png", dpi=110)
+    figure.savefig(HERE / f"{options.name}.png", dpi=110)
 
 
 def main() -> None:
@@ -125,17 +125,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--t-max", type=int, default=500_000)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--name", default="", help="of the files that are written; curves_<map> if not given")
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
+    options.name = options.name or f"curves_{options.map}"
     jobs = [(alg, int(seed)) for alg in options.algs.split(",") for seed in options.seeds.split(",")]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda job: run(options, *job), jobs))
     rows = [row for job in jobs for row in curve(options, *job)]
-    with (HERE / f"curves_{options.map}.csv").open("w", newline="") as file:
+    with (HERE / f"{options.name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["algorithm", "seed", "t_env", "won", "won_dependent", "return"])
         writer.writeheader()
         writer.writerows(rows)
-    (HERE / f"curves_{options.map}.md").write_text(report(options, rows), encoding="utf-8")
+    (HERE / f"{options.name}.md").write_text(report(options, rows), encoding="utf-8")
     draw(options, rows)
     print(report(options, rows))
 

@@ -115,16 +115,17 @@ class MACPF(Learner):
         batch, alpha = replay.uniform(self.cfg.batch_size), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
         metrics: Metrics = {"alpha": torch.tensor(alpha)}
-        critic_loss, policy_loss = torch.zeros_like(h_q[0, 0, 0, 0]), torch.zeros_like(h_pi[0, 0, 0, 0])
+        critic_losses, policy_losses = [], []
         for mode in self.modes:
             action, log_pi = self.decide(mode, batch, h_pi)
             y = self.critic_target(mode, batch, h_slow, action, taken(log_pi, action).detach(), alpha)
-            critic_loss = critic_loss + self.critic_loss(mode, batch, h_q, y, alpha)
-            policy_loss = policy_loss + self.policy_loss(mode, batch, h_q, action, log_pi, alpha)
+            critic_losses.append(self.critic_loss(mode, batch, h_q, y, alpha))
+            policy_losses.append(self.policy_loss(mode, batch, h_q, action, log_pi, alpha))
             spread = entropy(log_pi.detach(), batch.avail)
             metrics[f"{mode}_policy_entropy"] = masked_mean(spread[:, :-1], batch.mask)
             metrics[f"{mode}_target_mean"] = masked_mean(y, batch.mask)
-        metrics |= self.descend("critic", critic_loss) | self.descend("policy", policy_loss)
+        metrics |= self.descend("critic", torch.stack(critic_losses).sum())
+        metrics |= self.descend("policy", torch.stack(policy_losses).sum())
         self.target.step(self.new_episodes(replay))
         return metrics
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from controllers.base import Controller
-from core.config import Settings
+from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
@@ -49,7 +49,9 @@ class QLearner(Learner):
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
-        self.mixer = settings.build("mixer", spec) if cfg.mixer else None
+        self.mixer = settings.build("mixer", spec)
+        if self.mixer is not None and self.mixer.reads_joint:
+            raise ConfigError([f"mixer '{cfg.mixer}' needs soft values and joint actions: choose vdn or qmix, or null"])
         self.target = Target(
             torch.nn.ModuleList([controller, self.mixer] if self.mixer else [controller]), cfg.target_update_interval
         )

@@ -94,7 +94,6 @@ class _Record:
         self._states = {name: self._room(x, limit + 1) for name, x in self._shown(first).items()}
         self._steps: dict[str, Tensor] = {}
         self._write(self._states, 0, self._shown(first), torch.ones(len(first.state), dtype=torch.bool))
-        self._env_extras = set(first.extras)
 
     @staticmethod
     def _shown(step: TimeStep) -> dict[str, Tensor]:

@@ -12,6 +12,9 @@ class Mixer(nn.Module):
     Mixers of utilities define ``forward(q, state) -> Q_tot``. Those that read more define ``joint`` instead.
     """
 
+    reads_joint = False
+    """True where there is no ``forward``: such a mixer needs the joint action and the agents' values V_i."""
+
     def joint(
         self,
         q: Float[Tensor, "b t n"],

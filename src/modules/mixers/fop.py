@@ -35,6 +35,8 @@ class FOPMixer(Mixer):
     default, where the release has one on StarCraft.
     """
 
+    reads_joint = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Keys of FOP's mixer."""
