@@ -108,7 +108,6 @@ class StarCraft2(BatchedEnv):
         ]
         if problems:
             raise ValueError("; ".join(problems))
-        find_map(cfg.map_name)
         if cfg.engine == "auto":
             sys.stderr.write(skirmish_warning(missing) + "\n")
         return replace(cfg, engine="skirmish")

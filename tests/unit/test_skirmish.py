@@ -396,6 +396,8 @@ def test_a_hit_from_afar_alarms_the_mates() -> None:
     place(env, (10, 16), (2, 2), (2, 30), (17, 16), (20, 16), (28, 16))
     env.battle.live["order"].zero_()
     env.step(torch.tensor([[1, 1, 1]]))
+    assert env.battle.live["shield"][0, 3] == 50, "the missile is still in the air"
+    env.step(torch.tensor([[1, 1, 1]]))
     assert env.battle.live["shield"][0, 3] == 40
     assert env.battle.live["target"][0, 3:].tolist() == [0, 0, -1], "8 away is no mate close by"
 

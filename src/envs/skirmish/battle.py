@@ -17,10 +17,10 @@ import warp as wp
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from envs.skirmish import kernels
-from envs.skirmish.maps import SIZE, BattleMap, formation, walkable, ways
+from envs.skirmish.engine import kernels, layout
+from envs.skirmish.maps import SIZE, BattleMap, Point, formation, ground, walkable, ways
 from envs.skirmish.options import Options, max_reward, shields, sizes
-from envs.skirmish.units import LOOPS_PER_SECOND, UnitKind
+from envs.skirmish.units import LEGS, LOOPS_PER_SECOND, UNITS, UnitKind
 
 SHOOT_RANGE = 6.0
 """SMAC offers an attack up to this distance between centres, whatever the weapon."""
@@ -60,13 +60,24 @@ class Rules:
     """Loops for which a walker that was blocked keeps to the side that it chose."""
     stuck_below: float = 0.5
     """A walker that got less than this share of its way is in the others' way."""
+    splash_edges: int = 1
+    """1: explosions and beams hit whose edge they touch; 0: whose centre."""
+    patient_range: float = 6.0
+    """Enemy healers look for patients within this range."""
+    heal_from: float = 5.0
+    """Energy that an enemy healer needs to begin."""
+    heal_cost: float = 0.33
+    """Energy per health point."""
+    duel: int = 0
+    """1: the agents are led like enemies, from mirrored places, which must be a fair fight; for tests."""
 
 
-_FLOATS = ("hp", "shield", "cooldown", "quiet", "windup", "second")
-_INTS = ("second_target", "order", "target", "side", "stuck")
-_STATE = ("pos", "goal", *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
+_FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
+_INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
+_VECTORS = ("pos", "goal", "pending_at", "pending_way")
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
 """The tensors that decide what happens next."""
-_VECTORS = {"pos": wp.vec2, "goal": wp.vec2, "dest": wp.vec2, "origin": wp.vec2}
+_SCRATCH_VECTORS = ("dest", "origin")
 
 
 class Skirmish:
@@ -95,7 +106,7 @@ class Skirmish:
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
         real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
-        real |= {name: (b, u, 2) for name in _VECTORS}
+        real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
         whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
@@ -197,9 +208,10 @@ class Skirmish:
             wp.init()
         device = wp.device_from_torch(self.live["hp"].device)  # a tensor's device has its index
         announce_compilation(device)
-        scene, battle = self._scene(device), kernels.Battle()
+        scene, battle = self._scene(device), layout.Battle()
         for name, tensor in self.live.items():
-            setattr(battle, name, wp.from_torch(tensor, dtype=_VECTORS.get(name), requires_grad=False))
+            dtype = wp.vec2 if name in (*_VECTORS, *_SCRATCH_VECTORS) else None
+            setattr(battle, name, wp.from_torch(tensor, dtype=dtype, requires_grad=False))
         action, which = wp.from_torch(self._action), wp.from_torch(self._which)
         arguments = {
             "start": (kernels.start, [scene, battle, which]),
@@ -215,22 +227,29 @@ class Skirmish:
 
     def _scene(self, device: Any) -> Any:
         """Map, units, options and rules in the kernels' terms."""
-        scene, grid, routes = kernels.Scene(), walkable(self.map.terrain), ways(self.map.terrain)
-        team, foes = self.map.kinds(self.map.allies), self.map.kinds(self.map.enemies)
-        spawn = [formation(team, self.map.ally_points, grid), formation(foes, self.map.enemy_points, grid)]
-        scene.spawn = wp.array(np.concatenate(spawn).astype(np.float32), dtype=wp.vec2, device=device)
+        scene, grid, routes = layout.Scene(), ground(self.map.terrain), ways(self.map.terrain)
+        table, team = self._kinds()
+        scene.kind = wp.array(table, dtype=layout.Kind, device=device)
+        scene.team = wp.array(team, dtype=wp.int32, device=device)
+        spawn, orders = self._places()
+        scene.spawn = wp.array(spawn.astype(np.float32), dtype=wp.vec2, device=device)
+        scene.order_from, scene.order_to = wp.vec2(*orders[0]), wp.vec2(*orders[-1])
         scene.walk = wp.array(grid, dtype=wp.uint8, device=device)
-        scene.kind = wp.array(self._kinds(team, foes), dtype=kernels.Kind, device=device)
         scene.routed = int(routes is not None)
-        number, via = routes or (np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
+        number, via = routes or (np.zeros(SIZE * SIZE, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
         scene.number = wp.array(number, dtype=wp.int32, device=device)
         scene.via = wp.array(via, dtype=wp.int32, device=device)
-        orders = self.map.orders or ((0.0, 0.0),)
-        scene.has_order = int(bool(self.map.orders))
-        scene.order_from, scene.order_to = wp.vec2(*orders[0]), wp.vec2(*orders[-1])
         for name, value in self._numbers().items():
             setattr(scene, name, value)
         return scene
+
+    def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
+        """[u, 2] where the units appear, and the points of the enemies' order."""
+        m, grid = self.map, walkable(self.map.terrain)
+        allies = formation(m.allies, m.ally_points, grid)
+        if self.rules.duel:
+            return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
+        return np.concatenate([allies, formation(m.enemies, m.enemy_points, grid)]), m.orders or m.ally_points
 
     def _numbers(self) -> dict[str, float]:
         """The plain numbers of a scene."""
@@ -239,7 +258,9 @@ class Skirmish:
         return vars(self.rules) | {
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
-            "enemy_shield": enemy_shield, "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
+            "enemy_shield": enemy_shield, "hunted": int(m.hunted),
+            "medics": int("medivac" in dict(m.allies)), "has_order": int(bool(m.orders)),
+            "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
             "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
@@ -252,20 +273,31 @@ class Skirmish:
             "divisor": max_reward(m, o) / o.reward_scale_rate if o.reward_scale else 1.0,
         }  # fmt: skip
 
-    def _kinds(self, team: list[UnitKind], foes: list[UnitKind]) -> np.ndarray:
-        """One record per unit, times in loops."""
-        codes = [[name for name, _ in self.map.allies], list(self.map.enemy_codes)]
-        layout: Any = kernels.Kind.numpy_dtype()  # type: ignore[attr-defined]
-        records = np.zeros(len(team) + len(foes), dtype=layout)
-        for i, kind in enumerate([*team, *foes]):
-            own = codes[i >= len(team)]
-            code = own.index(kind.name) if kind.name in own else 0
-            values = {name: getattr(kind, name) for name in records.dtype.names or () if hasattr(kind, name)}
-            values |= {name: getattr(kind, name) * LOOPS_PER_SECOND for name in ("period", "wind_up", "blow_delay")}
-            values |= {name: getattr(kind, name) / LOOPS_PER_SECOND for name in ("speed", "regeneration")}
-            for name, value in (values | {"code": code, "sort": code}).items():
-                records[name][i] = value
-        return records
+    def _kinds(self) -> tuple[np.ndarray, list[int]]:
+        """One record per type and team, times in loops; and the record of every unit."""
+        m = self.map
+        codes = [[name for name, _ in m.allies], list(m.enemy_codes)]
+        types = [(side, name, count) for side, team in enumerate((m.allies, m.enemies)) for name, count in team]
+        record_type: Any = layout.Kind.numpy_dtype()  # type: ignore[attr-defined]
+        records = np.zeros(len(types), dtype=record_type)
+        for row, (side, name, _) in enumerate(types):
+            code = codes[side].index(name) if name in codes[side] else 0
+            for field, value in (in_loops(UNITS[name]) | {"code": code}).items():
+                records[field][row] = value
+        return records, [i for i, (_, _, count) in enumerate(types) for _ in range(count)]
+
+
+def in_loops(kind: UnitKind) -> dict[str, float]:
+    """The numbers of a unit type with times in game loops."""
+    values = {name: float(value) for name, value in vars(kind).items() if not isinstance(value, str)}
+    values |= {name: values[name] * LOOPS_PER_SECOND for name in _TIMES}
+    values |= {name: values[name] / LOOPS_PER_SECOND for name in _RATES}
+    values["acceleration"] /= LOOPS_PER_SECOND**2
+    return values | {"legs": LEGS.index(kind.legs)}
+
+
+_TIMES = ("period", "wind_up", "blow_delay", "beam_delay")
+_RATES = ("speed", "regeneration", "missile", "healing", "energy_gain")
 
 
 @contextmanager

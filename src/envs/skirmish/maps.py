@@ -36,12 +36,12 @@ class BattleMap:
     """The enemies' one-hot order."""
     terrain: str = "strip"
     ally_points: tuple[Point, ...] = ((9.0, 16.0),)
-    """Where the allies appear: all at one point, or one group (of equal size) per point."""
+    """Where the allies appear: all at one point, or each type at its own; one type may be dealt to several points."""
     enemy_points: tuple[Point, ...] = ((23.0, 16.0),)
     orders: tuple[Point, ...] = ((9.0, 16.0),)
     """Where the enemy attack-moves to; of two points: to a random point between them, drawn per episode."""
-    unsupported: str = ""
-    """Why the simulator cannot play this map yet, besides its units."""
+    hunted: bool = False
+    """The enemy is ordered to attack the agents wherever they are."""
 
     def kinds(self, team: Team) -> list[UnitKind]:
         """One entry per unit of ``team``."""
@@ -56,12 +56,6 @@ class BattleMap:
     def n_enemies(self) -> int:
         """Enemies."""
         return sum(count for _, count in self.enemies)
-
-    def obstacle(self) -> str:
-        """Why this map cannot be played yet; empty where it can."""
-        kinds = {kind.name: kind for kind in self.kinds(self.allies + self.enemies)}
-        reasons = [f"{kind.name}: {kind.unsupported}" for kind in kinds.values() if kind.unsupported]
-        return "; ".join([*reasons, *([self.unsupported] if self.unsupported else [])])
 
 
 def _mirror(**fields: object) -> BattleMap:
@@ -131,11 +125,12 @@ _MAPS = (
     ),
     _mirror(
         name="bane_vs_bane", limit=200, races="Z/Z", bits=2, allies=_BANE, enemy_codes=("baneling", "zergling"),
-        terrain="octagon", orders=((16.0, 8.0),), unsupported="its groups of two sizes need two points per team",
+        terrain="octagon", ally_points=((16.0, 8.0), (16.0, 11.0)), enemy_points=((16.0, 24.0), (16.0, 21.0)),
+        orders=((16.0, 8.0),),
     ),
     BattleMap(
         name="2c_vs_64zg", limit=400, races="P/Z", allies=(("colossus", 2),), enemies=(("zergling", 64),),
-        terrain="plateau", ally_points=((16.0, 16.0),), enemy_points=((16.0, 9.0),), orders=(),
+        terrain="plateau", ally_points=((16.0, 16.0),), enemy_points=((16.0, 9.0),), orders=(), hunted=True,
     ),
 )  # fmt: skip
 
@@ -157,15 +152,26 @@ TERRAINS: dict[str, _Rows] = {
     "basin": ((8, 9, 10, 20), (10, 17, 8, 22), (18, 19, 10, 20)),
     "pentagon": ((8, 19, 8, 20), (20, 21, 10, 18), (22, 23, 12, 16)),
     "corridor": _CORRIDOR,
-}
-"""Walkable cells by row; terrains of maps that cannot be played yet are missing."""
+    "valley": (
+        (2, 3, 2, 8), (4, 7, 2, 12), (8, 11, 4, 16), (12, 15, 8, 20), (16, 17, 10, 20), (18, 21, 14, 26),
+        (22, 23, 16, 30), (24, 27, 20, 30), (28, 29, 22, 30),
+    ),
+    "plateau": (
+        (6, 7, 4, 28), (8, 9, 2, 30), (10, 11, 0, 32), (12, 13, 0, 4), (12, 13, 28, 32), (14, 15, 0, 32),
+        (16, 17, 2, 30), (18, 19, 8, 24),
+    ),
+}  # fmt: skip
+"""Walkable cells by row, as far as the maps' own grids tell."""
+
+CLIFFS: dict[str, _Rows] = {"plateau": ((12, 13, 4, 28),)}
+"""Cells that only climbers can walk on."""
 
 
 class Ways(NamedTuple):
     """How to walk round corners: ``via[number[a], number[b]]`` is the next cell on the way from cell a to cell b."""
 
     number: np.ndarray
-    """[SIZE * SIZE] int32: the cell x * SIZE + y among the walkable ones, -1 elsewhere."""
+    """[SIZE * SIZE] int32: which of the n walkable cells the cell x * SIZE + y is, or is nearest to."""
     via: np.ndarray
     """[n, n] int32: -1 straight on, else the cell (x * SIZE + y) to head for."""
 
@@ -174,22 +180,25 @@ def find_map(name: str) -> BattleMap:
     """The map called ``name``.
 
     Raises:
-        ValueError: no such map (did you mean ...?), or one that cannot be played yet, with the reason.
+        ValueError: no such map (did you mean ...?).
     """
     if name not in MAPS:
         raise ValueError(f"unknown map '{name}'.{did_you_mean(name, MAPS)}")
-    if reason := MAPS[name].obstacle():
-        playable = ", ".join(key for key, value in MAPS.items() if not value.obstacle())
-        raise ValueError(f"the skirmish engine cannot play map '{name}' yet ({reason}); it can play {playable}")
     return MAPS[name]
 
 
-def walkable(terrain: str) -> np.ndarray:
-    """[SIZE, SIZE] uint8, indexed [x, y]: 1 where units can stand."""
+def ground(terrain: str) -> np.ndarray:
+    """[SIZE, SIZE] uint8, indexed [x, y]: 1 where units can stand, 2 where only climbers can, 0 elsewhere."""
     grid = np.zeros((SIZE, SIZE), dtype=np.uint8)
-    for first, last, left, right in TERRAINS[terrain]:
-        grid[left:right, first : last + 1] = 1
+    for value, rows in ((2, CLIFFS.get(terrain, ())), (1, TERRAINS[terrain])):
+        for first, last, left, right in rows:
+            grid[left:right, first : last + 1] = value
     return grid
+
+
+def walkable(terrain: str) -> np.ndarray:
+    """[SIZE, SIZE] bool, indexed [x, y]: where units without wings or stilts can stand."""
+    return ground(terrain) == 1
 
 
 @lru_cache(maxsize=8)
@@ -208,9 +217,9 @@ def ways(terrain: str) -> Ways | None:
     length = np.where(sight, span, np.inf)
     for k in range(len(cells)):  # Floyd-Warshall
         np.minimum(length, length[:, k, None] + length[None, k], out=length)
-    number = np.full(SIZE * SIZE, -1, dtype=np.int32)
     flat = cells[:, 0] * SIZE + cells[:, 1]
-    number[flat] = np.arange(len(cells))
+    everywhere = np.argwhere(np.ones_like(grid))
+    number = np.linalg.norm(everywhere[:, None] - cells[None], axis=-1).argmin(-1).astype(np.int32)
     via = np.full((len(cells), len(cells)), -1, dtype=np.int32)
     for i in range(len(cells)):
         through = np.where(sight[i], span[i], np.inf)[:, None] + length
@@ -234,24 +243,28 @@ def _sight(grid: np.ndarray, cells: np.ndarray, margin: float = 0.2) -> np.ndarr
     return clear & clear.T
 
 
-def formation(kinds: list[UnitKind], points: tuple[Point, ...], grid: np.ndarray) -> np.ndarray:
+def formation(team: Team, points: tuple[Point, ...], grid: np.ndarray) -> np.ndarray:
     """[n, 2]: where units created one after the other on their point come to stand, each as near to it as is free.
 
     Of equally near places the first anti-clockwise from the east (due east last): the real engine's choice is
     unknown, and of the orders that were tried this one comes nearest to the game's win rates of scripted agents. With
-    several points the units are dealt to them in equal groups.
+    several points every type has its own; a single type is dealt to them in equal groups.
     """
-    share = -(-len(kinds) // len(points))
+    kinds = [UNITS[name] for name, count in team for _ in range(count)]
+    groups = np.repeat(np.arange(len(team)), [count for _, count in team])
+    if len(points) != len(team):
+        groups = np.arange(len(kinds)) * len(points) // len(kinds)
     placed = np.zeros((0, 2))
     offsets = np.stack(np.meshgrid(*[np.arange(-8, 8.01, 0.125)] * 2, indexing="ij"), -1).reshape(-1, 2)
     angle = (np.arctan2(offsets[:, 1], offsets[:, 0]) - 1e-9) % (2 * np.pi)  # due east comes last
     offsets = offsets[np.lexsort((angle, np.linalg.norm(offsets, axis=-1).round(6)))]
     for i, kind in enumerate(kinds):
-        spots = np.array(points[i // share]) + offsets
+        spots = np.array(points[groups[i]]) + offsets
         x, y = np.clip(spots.astype(np.int64), 0, SIZE - 1).T
-        inside = (spots >= 0).all(-1) & (spots < SIZE).all(-1) & (grid[x, y] > 0)
+        inside = (spots >= 0).all(-1) & (spots < SIZE).all(-1) & grid[x, y]
+        mates = np.array([other.legs == kind.legs for other in kinds[:i]], dtype=bool)
         room = np.array([kind.separation + other.separation for other in kinds[:i]])
         gaps = np.linalg.norm(spots[:, None] - placed[None], axis=-1)
-        free = inside & (gaps >= room - 1e-9).all(-1)
+        free = inside & ((gaps >= room - 1e-9) | ~mates).all(-1)
         placed = np.concatenate([placed, spots[free.argmax()][None]])
     return placed

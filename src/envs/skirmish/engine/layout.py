@@ -1,0 +1,199 @@
+"""What a battle consists of, in the terms of its Warp kernels. Axes: b battles, u units (allies first, then enemies).
+
+``no_type_check`` keeps run-time checkers of annotations away from what Warp translates.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import warp as wp
+
+STAND = wp.constant(0)
+MOVE = wp.constant(1)
+ATTACK = wp.constant(2)
+"""A unit's order, which persists until the next one."""
+
+DEAD = wp.constant(-1)
+IDLE = wp.constant(0)
+WALKING = wp.constant(1)
+FIGHTING = wp.constant(2)
+"""What a unit does with its feet in this game loop: nothing, walk, or stand because its target is in range."""
+
+WALKS = wp.constant(0)
+CLIMBS = wp.constant(1)
+FLIES = wp.constant(2)
+"""How a unit gets about, numbered as in the table of units."""
+
+NEVER = wp.constant(1.0e9)
+
+
+@no_type_check
+@wp.struct
+class Kind:
+    """One unit's type in game loops and cells."""
+
+    hp: float
+    shield: float
+    armour: float
+    regeneration: float
+    armoured: int
+    light: int
+    biological: int
+    damage: float
+    bonus: float
+    light_bonus: float
+    blows: int
+    blow_delay: float
+    period: float
+    reach: float
+    slop: float
+    wind_up: float
+    missile: float
+    hits_air: int
+    burst: float
+    beam: float
+    beam_width: float
+    beam_delay: float
+    healing: float
+    energy: float
+    energy_max: float
+    energy_gain: float
+    legs: int
+    speed: float
+    acceleration: float
+    radius: float
+    separation: float
+    cooldown_scale: float
+    sight: float
+    shoot: float
+    code: int
+    """Place in the one-hot code of types."""
+
+
+@no_type_check
+@wp.struct
+class Scene:
+    """What never changes on one map with one set of options."""
+
+    kind: wp.array(dtype=Kind)
+    team: wp.array(dtype=wp.int32)
+    """The kind of every unit at the beginning."""
+    spawn: wp.array(dtype=wp.vec2)
+    walk: wp.array2d(dtype=wp.uint8)
+    """1 where everybody can stand, 2 where only climbers can, 0 elsewhere."""
+    number: wp.array(dtype=wp.int32)
+    via: wp.array2d(dtype=wp.int32)
+    routed: int
+    size: int
+    n_agents: int
+    n_units: int
+    n_actions: int
+    bits: int
+    ally_shield: int
+    enemy_shield: int
+    limit: int
+    loops: int
+    order_from: wp.vec2
+    order_to: wp.vec2
+    has_order: int
+    hunted: int
+    """1: enemies know where all agents are."""
+    medics: int
+    """1: a team of which only healers are left has lost."""
+    # options of SMAC
+    move_amount: float
+    sight: float
+    shoot: float
+    scripted: int
+    scripted_legal: int
+    obs_all_health: int
+    obs_own_health: int
+    obs_last_action: int
+    obs_pathing: int
+    obs_time: int
+    state_last_action: int
+    state_time: int
+    state_is_obs: int
+    sparse: int
+    only_positive: int
+    death_value: float
+    negative_scale: float
+    win: float
+    defeat: float
+    divisor: float
+    # rules that may be fitted
+    jitter_low: float
+    jitter_high: float
+    spawn_jitter: float
+    slop: float
+    scan: float
+    help_radius: float
+    swap: int
+    shield_delay: float
+    shield_rate: float
+    sweeps: int
+    idle_weight: float
+    fighting_weight: float
+    contact: float
+    side_memory: int
+    stuck_below: float
+    splash_edges: int
+    patient_range: float
+    heal_from: float
+    heal_cost: float
+    duel: int
+
+
+@no_type_check
+@wp.struct
+class Battle:
+    """What changes, one row per battle."""
+
+    kind: wp.array2d(dtype=wp.int32)
+    pos: wp.array2d(dtype=wp.vec2)
+    hp: wp.array2d(dtype=float)
+    shield: wp.array2d(dtype=float)
+    cooldown: wp.array2d(dtype=float)
+    quiet: wp.array2d(dtype=float)
+    windup: wp.array2d(dtype=float)
+    energy: wp.array2d(dtype=float)
+    drive: wp.array2d(dtype=float)
+    """Speed of a unit that has to gather it."""
+    pending: wp.array2d(dtype=float)
+    """Loops until an attack has its further effect (second blow, missile, beam); negative: there is none."""
+    pending_target: wp.array2d(dtype=wp.int32)
+    pending_at: wp.array2d(dtype=wp.vec2)
+    """Where the target of a beam was."""
+    pending_way: wp.array2d(dtype=wp.vec2)
+    """From where to there, of length 1."""
+    order: wp.array2d(dtype=wp.int32)
+    target: wp.array2d(dtype=wp.int32)
+    goal: wp.array2d(dtype=wp.vec2)
+    side: wp.array2d(dtype=wp.int32)
+    stuck: wp.array2d(dtype=wp.int32)
+    script: wp.array2d(dtype=wp.int32)
+    last: wp.array2d(dtype=wp.int32)
+    time: wp.array(dtype=wp.int32)
+    running: wp.array(dtype=wp.int32)
+    rng: wp.array2d(dtype=wp.int32)
+    # scratch of one step
+    before: wp.array2d(dtype=float)
+    stance: wp.array2d(dtype=wp.int32)
+    dest: wp.array2d(dtype=wp.vec2)
+    pace: wp.array2d(dtype=float)
+    origin: wp.array2d(dtype=wp.vec2)
+    shot: wp.array2d(dtype=wp.int32)
+    stale: wp.array(dtype=wp.int32)
+    fault: wp.array(dtype=wp.int32)
+    # what is shown
+    obs: wp.array3d(dtype=float)
+    state: wp.array2d(dtype=float)
+    avail: wp.array3d(dtype=wp.uint8)
+    visible: wp.array3d(dtype=wp.uint8)
+    reward: wp.array(dtype=float)
+    terminated: wp.array(dtype=wp.uint8)
+    truncated: wp.array(dtype=wp.uint8)
+    won: wp.array(dtype=float)
+    dead_allies: wp.array(dtype=float)
+    dead_enemies: wp.array(dtype=float)

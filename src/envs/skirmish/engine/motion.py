@@ -1,0 +1,181 @@
+"""Walking: round corners, past those who stand in the way, and apart."""
+
+from __future__ import annotations
+
+import math
+from typing import no_type_check
+
+import warp as wp
+
+from envs.skirmish.engine.ground import slide, waypoint
+from envs.skirmish.engine.layout import FIGHTING, WALKING, WALKS, Battle, Scene
+
+PI = wp.constant(math.pi)
+COS_TURN = wp.constant(math.cos(math.pi / 6))
+SIN_TURN = wp.constant(math.sin(math.pi / 6))
+
+
+@no_type_check
+@wp.func
+def blocks(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
+    """Whether walker ``u`` goes round ``v``: a fighter, an opponent, somebody stuck. Idle mates are pushed aside."""
+    if b.hp[i, v] <= 0.0 or v == b.target[i, u]:
+        return False
+    if s.kind[b.kind[i, v]].legs != s.kind[b.kind[i, u]].legs:
+        return False
+    if b.stance[i, v] == WALKING:
+        return b.stuck[i, v] > 0
+    same = (u < s.n_agents) == (v < s.n_agents)
+    return not same or b.stance[i, v] == FIGHTING
+
+
+@no_type_check
+@wp.func
+def headings_into(direction: wp.vec2, n: wp.vec2, into: float) -> int:
+    """Bit k: ``direction``, turned left by k times 30 degrees, has a component of more than ``into`` along ``n``."""
+    mask = int(0)
+    d = direction
+    for k in range(12):
+        if wp.dot(d, n) > into:
+            mask = mask | (1 << k)
+        d = wp.vec2(COS_TURN * d[0] - SIN_TURN * d[1], SIN_TURN * d[0] + COS_TURN * d[1])
+    return mask
+
+
+@no_type_check
+@wp.func
+def blocked_by(s: Scene, b: Battle, i: int, u: int, v: int, direction: wp.vec2) -> int:
+    """The headings (see ``blocked_headings``) in which ``u`` walks into ``v``, if ``v`` stands in contact."""
+    n = b.pos[i, v] - b.pos[i, u]
+    room = s.kind[b.kind[i, u]].separation + s.kind[b.kind[i, v]].separation + 0.1
+    far = wp.dot(n, n)
+    if far < room * room and far > 1.0e-8:
+        if blocks(s, b, i, u, v):
+            return headings_into(direction, n, s.contact * wp.sqrt(far))
+    return 0
+
+
+@no_type_check
+@wp.func
+def blocked_headings(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> int:
+    """Bit k: ``direction``, turned left by k times 30 degrees, leads into somebody who stands in contact."""
+    mask = int(0)
+    for v in range(s.n_units):
+        if v != u:
+            mask = mask | blocked_by(s, b, i, u, v, direction)
+    return mask
+
+
+@no_type_check
+@wp.func
+def first_free(mask: int, side: int) -> int:
+    """The smallest turn to ``side`` (1 left, -1 right) that is free: 1 to 5 times 30 degrees, or 6 for none."""
+    for k in range(1, 6):
+        if (mask & (1 << ((12 + side * k) % 12))) == 0:
+            return k
+    return 6
+
+
+@no_type_check
+@wp.func
+def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
+    """``direction``, or the smallest turn of it past those who stand in the way.
+
+    ``side`` is remembered (its size counts the loops until it is forgotten), lest a walker sways in front of a gap.
+    """
+    mask = blocked_headings(s, b, i, u, direction)
+    memory = b.side[i, u]
+    side = wp.where(memory > 0, 1, wp.where(memory < 0, -1, 0))
+    if (mask & 1) == 0:
+        b.side[i, u] = memory - side
+        return direction
+    if side == 0:
+        left = first_free(mask, 1)
+        right = first_free(mask, -1)
+        side = wp.where(left < right or (left == right and u % 2 == 0), 1, -1)
+    turn = first_free(mask, side)
+    if turn == 6:
+        side = -side
+        turn = first_free(mask, side)
+    b.side[i, u] = side * s.side_memory
+    if turn == 6:
+        return wp.vec2(0.0, 0.0)
+    angle = float(side * turn) * (PI / 6.0)
+    c = wp.cos(angle)
+    w = wp.sin(angle)
+    return wp.vec2(c * direction[0] - w * direction[1], w * direction[0] + c * direction[1])
+
+
+@no_type_check
+@wp.func
+def advance(s: Scene, b: Battle, i: int, u: int):
+    """Walks one loop's step: round corners by the map's ways, round standing units by steering, along walls."""
+    p = b.pos[i, u]
+    legs = s.kind[b.kind[i, u]].legs
+    goal = b.dest[i, u]
+    if legs == WALKS and s.routed > 0:
+        goal = waypoint(s, p, goal)
+    heading = goal - p
+    far = wp.length(heading)
+    if far < 1.0e-6:
+        return
+    pace = wp.min(b.pace[i, u], far)
+    q = slide(s, legs, p, pace * steer(s, b, i, u, heading / far))
+    if legs == WALKS and s.routed > 0 and wp.length(q - p) < 0.25 * pace:
+        centre = wp.vec2(wp.floor(p[0]) + 0.5, wp.floor(p[1]) + 0.5) - p
+        q = slide(s, legs, p, centre * wp.min(1.0, pace / wp.max(wp.length(centre), 1.0e-6)))
+    b.pos[i, u] = q
+
+
+@no_type_check
+@wp.func
+def weight(s: Scene, b: Battle, i: int, u: int) -> float:
+    """How readily a unit is pushed; structures are not."""
+    if s.kind[b.kind[i, u]].speed <= 0.0:
+        return 0.0
+    stance = b.stance[i, u]
+    if stance == WALKING:
+        return 1.0
+    if stance == FIGHTING:
+        return s.fighting_weight
+    return s.idle_weight
+
+
+@no_type_check
+@wp.func
+def push_apart(s: Scene, b: Battle, i: int, u: int, v: int):
+    """Pushes two units apart, if they overlap: walkers more than standers, nobody into walls."""
+    k = b.kind[i, u]
+    w = b.kind[i, v]
+    room = s.kind[k].separation + s.kind[w].separation
+    n = b.pos[i, v] - b.pos[i, u]
+    far = wp.dot(n, n)
+    if far < room * room and s.kind[k].legs == s.kind[w].legs:
+        far = wp.sqrt(far)
+        if far > 1.0e-4:
+            n = n / far
+        else:
+            n = wp.vec2(wp.cos(float(u + v)), wp.sin(float(u + v)))
+        wu = weight(s, b, i, u)
+        share = wu / wp.max(wu + weight(s, b, i, v), 1.0e-6)
+        push = room - far
+        b.pos[i, u] = slide(s, s.kind[k].legs, b.pos[i, u], -(push * share) * n)
+        b.pos[i, v] = slide(s, s.kind[w].legs, b.pos[i, v], (push * (1.0 - share)) * n)
+
+
+@no_type_check
+@wp.func
+def push_others(s: Scene, b: Battle, i: int, u: int):
+    """Pushes ``u`` and the living units with a higher number apart."""
+    for v in range(u + 1, s.n_units):
+        if b.hp[i, v] > 0.0:
+            push_apart(s, b, i, u, v)
+
+
+@no_type_check
+@wp.func
+def separate(s: Scene, b: Battle, i: int):
+    """Pushes overlapping units apart."""
+    for u in range(s.n_units):
+        if b.hp[i, u] > 0.0:
+            push_others(s, b, i, u)

@@ -1,0 +1,83 @@
+"""Rewards and ends by SMAC's rules."""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import warp as wp
+
+from envs.skirmish.engine.layout import Battle, Scene
+
+
+@no_type_check
+@wp.func
+def fighters(s: Scene, b: Battle, i: int, first: int, last: int) -> int:
+    """The living units of a team that keep it in the battle; healers alone do not, where ``medics`` says so."""
+    count = int(0)
+    for u in range(first, last):
+        if b.hp[i, u] > 0.0:
+            if s.medics == 0 or s.kind[b.kind[i, u]].healing <= 0.0:
+                count += 1
+    return count
+
+
+@no_type_check
+@wp.func
+def verdict(s: Scene, b: Battle, i: int, enemies: int) -> int:
+    """1 a win, -1 a defeat, 2 everybody dead, 0 none of them yet. Upstream asks for a defeat first."""
+    ours = fighters(s, b, i, 0, s.n_agents)
+    theirs = fighters(s, b, i, s.n_agents, s.n_units)
+    if ours == 0:
+        return wp.where(enemies > 0 or s.medics > 0, -1, 2)
+    return wp.where(theirs == 0, 1, 0)
+
+
+@no_type_check
+@wp.func
+def ended(s: Scene, b: Battle, i: int, result: int):
+    """Marks the end of the battle, if it is one: win, defeat, both dead, or the time limit."""
+    b.won[i] = wp.where(result == 1, 1.0, 0.0)
+    if result != 0:
+        b.terminated[i] = wp.uint8(1)
+        b.running[i] = 0
+    elif b.time[i] >= s.limit:
+        b.truncated[i] = wp.uint8(1)
+        b.running[i] = 0
+
+
+@no_type_check
+@wp.func
+def score(s: Scene, b: Battle, i: int):
+    """Reward, end and counts of one step, by SMAC's rules."""
+    inflicted = float(0.0)
+    suffered = float(0.0)
+    allies = int(0)
+    enemies = int(0)
+    for u in range(s.n_units):
+        alive = b.hp[i, u] > 0.0
+        loss = b.before[i, u]
+        if alive:
+            loss = loss - b.hp[i, u] - b.shield[i, u]
+        elif b.before[i, u] > 0.0:
+            loss = loss + s.death_value
+        if u < s.n_agents:
+            allies += wp.where(alive, 1, 0)
+            suffered += loss
+        else:
+            enemies += wp.where(alive, 1, 0)
+            inflicted += loss
+    b.dead_allies[i] = float(s.n_agents - allies)
+    b.dead_enemies[i] = float(s.n_units - s.n_agents - enemies)
+    result = verdict(s, b, i, enemies)
+    ended(s, b, i, result)
+    reward = inflicted - s.negative_scale * suffered
+    if s.only_positive > 0:
+        reward = wp.abs(inflicted)  # the absolute value makes enemy regeneration pay, as upstream
+    bonus = float(0.0)
+    if result == 1:
+        bonus = s.win
+    elif result == -1:
+        bonus = s.defeat
+    if s.sparse > 0:
+        reward = 0.0
+    b.reward[i] = (reward + bonus) / s.divisor
