@@ -107,9 +107,9 @@ def as_page(rows: list[dict[str, Any]], battles: int, seed: int) -> str:
     lines = [
         "# Scripted agents on skirmish and on the game",
         "",
-        f"SMAC's scripted agents (`heuristic_ai=True`) in {battles:,} battles a map, seed {seed}, default rules; written",
-        "by `python benchmarks/skirmish_calibration.py`. *Published* is the win rate on StarCraft II 4.6.2, remembered of",
-        "SMAC's paper. What can be said of this comparison stands in [sc2.md](sc2.md).",
+        f"SMAC's scripted agents (`heuristic_ai=True`) in {battles:,} battles a map, seed {seed}, default rules;",
+        "written by `python benchmarks/skirmish_calibration.py`. *Published* is the win rate on StarCraft II 4.6.2,",
+        "remembered of SMAC's paper. What can be said of this comparison stands in [sc2.md](sc2.md).",
         "",
         "| map | won here (95 %) | published | | steps | return | dead agents | dead enemies |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
