@@ -42,4 +42,4 @@ def gumbel_softmax(
 def _gumbel(like: Tensor, rng: torch.Generator) -> Tensor:
     """Standard Gumbel noise; the smallest uniform number is kept away from 0."""
     u = torch.rand(like.shape, generator=rng, device=like.device, dtype=like.dtype)
-    return -torch.log(-torch.log(u.clamp(min=1e-20)).clamp(min=1e-20))
+    return -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
