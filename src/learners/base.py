@@ -20,6 +20,9 @@ Metrics = dict[str, Tensor]
 class Learner(nn.Module, ABC):
     """Owns every parameter of a run; its ``state_dict`` is complete: networks, targets, optimisers, generator."""
 
+    on_policy = False
+    """True: every update is of ``batch_size`` episodes that no update has seen."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Keys that every algorithm has; the defaults are the field's common ones (algorithms.md section 17)."""
@@ -28,6 +31,8 @@ class Learner(nn.Module, ABC):
         """Learning rate."""
         optimiser: Literal["rmsprop", "adam"] = "rmsprop"
         """RMSprop has PyMARL's alpha 0.99 and epsilon 1e-5."""
+        adam_eps: float = 1e-8
+        """Adam's epsilon."""
         gamma: float = 0.99
         """Discount factor."""
         batch_size: int = 32
@@ -67,7 +72,8 @@ class Learner(nn.Module, ABC):
 
     def ready(self, replay: Replay) -> bool:
         """Whether enough episodes have been collected for an update."""
-        return len(replay) >= self.cfg.batch_size and replay.added >= self.cfg.burn_in
+        fresh = replay.added - self._episodes_seen if self.on_policy else len(replay)
+        return min(fresh, len(replay)) >= self.cfg.batch_size and replay.added >= self.cfg.burn_in
 
     @abstractmethod
     def update(self, replay: Replay, t_env: int) -> Metrics:
@@ -83,7 +89,7 @@ class Learner(nn.Module, ABC):
         """Creates the optimiser ``name`` over the parameters of ``modules``."""
         params = [p for m in modules for p in m.parameters() if p.requires_grad]
         if self.cfg.optimiser == "adam":
-            self._optimisers[name] = torch.optim.Adam(params, lr=lr, fused=True)
+            self._optimisers[name] = torch.optim.Adam(params, lr=lr, eps=self.cfg.adam_eps, fused=True)
         else:
             self._optimisers[name] = torch.optim.RMSprop(params, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
 

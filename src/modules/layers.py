@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear, one_hot
 
 from core.specs import EnvSpec, valid_mask
 
@@ -32,18 +33,29 @@ def agent_inputs(obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) 
     return torch.cat([obs, last, ids], dim=-1)
 
 
+def action_vectors(
+    action: Int[Tensor, "*rest n"] | Float[Tensor, "*rest n a"], n_actions: int
+) -> Float[Tensor, "*rest n a"]:
+    """Numbered actions as one-hots; those of a box as they are."""
+    return action if action.is_floating_point() else one_hot(action.long(), n_actions).float()
+
+
 def last_actions(action: Int[Tensor, "b t n"] | Float[Tensor, "b t n a"], n_actions: int) -> Float[Tensor, "b t+1 n a"]:
-    """The action before each state, as a one-hot or as it is in a box; zeros before the first state."""
-    taken = action if action.is_floating_point() else one_hot(action.long(), n_actions).float()
+    """The action before each state, as a vector; zeros before the first state."""
+    taken = action_vectors(action, n_actions)
     return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
 
 
 class RecurrentEncoder(nn.Module):
     """Linear-ReLU-GRU over each agent's own history; the parameters are shared by the agents (algorithms.md 1.13)."""
 
-    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+    fused = True
+    """False: the cell is written out, because ``torch.vmap`` has no rule for the fused one."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, embed: nn.Module | None = None) -> None:
+        """``embed`` maps one step's input to ``hidden_dim`` features; None: Linear-ReLU."""
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU())
+        self.embed = nn.Sequential(nn.Linear(input_dim, hidden_dim), nn.ReLU()) if embed is None else embed
         self.rnn = nn.GRU(hidden_dim, hidden_dim)
 
     def forward(
@@ -73,9 +85,13 @@ class RecurrentEncoder(nn.Module):
         y = self.embed(x).transpose(0, 1).flatten(1, 2)
         state = hidden.flatten(0, 1)
         if t == 1:  # acting: a single cell has less overhead than a sequence of one
-            y = last = torch.gru_cell(y[0], state, *self._weights())
-        else:
+            y = last = self._cell()(y[0], state)
+        elif self.fused:
             y, last = self.rnn(y, state[None].contiguous())
+        else:
+            cell = self._cell()
+            y = torch.stack([state := cell(x_t, state) for x_t in y])
+            last = y[-1]
         return y.reshape(t, b, n, -1).transpose(0, 1), last.reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
@@ -94,24 +110,36 @@ class RecurrentEncoder(nn.Module):
         valid = valid_mask(length[order], t).bool().T
         rows = (order.expand(t, b) * t + torch.arange(t)[:, None])[valid]
         alive = [n * m for m in valid.sum(1).tolist() if m]
-        state, weights, states = hidden[order].flatten(0, 1), self._weights(), []
+        state, cell, states = hidden[order].flatten(0, 1), self._cell(), []
         for y in self.embed(x.flatten(0, 1).index_select(0, rows)).flatten(0, 1).split(alive):
-            state = torch.gru_cell(y, state if len(y) == len(state) else state[: len(y)], *weights)
+            state = cell(y, state if len(y) == len(state) else state[: len(y)])
             states.append(state)
         return _unpack(torch.cat(states).unflatten(0, (-1, n)), rows, b, t)
 
-    def _weights(self) -> list[Tensor]:
-        """Of the one GRU cell, in ``torch.gru_cell``'s order."""
-        return list(self.rnn.parameters())
+    def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """One step: (input, state) -> state."""
+        weights = list(self.rnn.parameters())
+        if self.fused:
+            return lambda x, state: torch.gru_cell(x, state, *weights)
+        return lambda x, state: _gru_cell(x, state, *weights)
+
+
+def _gru_cell(x: Tensor, state: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> Tensor:
+    """``torch.gru_cell``, written out (Cho et al. 2014)."""
+    reset_x, update_x, new_x = linear(x, w_x, b_x).chunk(3, -1)
+    reset_h, update_h, new_h = linear(state, w_h, b_h).chunk(3, -1)
+    new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+    return new + torch.sigmoid(update_x + update_h) * (state - new)
 
 
 class FeedForwardEncoder(nn.Module):
     """``layers`` times Linear-ReLU on the current step only; the recurrent state passes through unchanged."""
 
-    def __init__(self, input_dim: int, hidden_dim: int, layers: int = 1) -> None:
+    def __init__(self, input_dim: int, hidden_dim: int, layers: int = 1, net: nn.Module | None = None) -> None:
+        """``net`` takes the place of the layers."""
         super().__init__()
         self.hidden_dim = hidden_dim
-        self.net = nn.Sequential(mlp(input_dim, *[hidden_dim] * layers), nn.ReLU())
+        self.net = nn.Sequential(mlp(input_dim, *[hidden_dim] * layers), nn.ReLU()) if net is None else net
 
     def forward(
         self,

@@ -48,6 +48,37 @@ def huber(error: Float[Tensor, "*rest"], delta: float) -> Float[Tensor, "*rest"]
     return torch.where(error.abs() <= delta, 0.5 * error.square(), delta * (error.abs() - 0.5 * delta))
 
 
+def clipped_value_loss(
+    value: Float[Tensor, "*rest"],
+    old: Float[Tensor, "*rest"],
+    target: Float[Tensor, "*rest"],
+    clip: float | None,
+    delta: float,
+) -> Float[Tensor, "*rest"]:
+    r"""The larger one of :math:`h(V - R)` and :math:`h(V' + clip(V - V', \pm\epsilon) - R)`, h the Huber loss.
+
+    MAPPO (Yu et al. 2022), equation 2; V' is the value before the update, R the return. ``clip`` None: the first only.
+    """
+    loss = huber(value - target, delta)
+    if clip is None:
+        return loss
+    return torch.maximum(loss, huber(old + (value - old).clamp(-clip, clip) - target, delta))
+
+
+def residual_variance(
+    x: Float[Tensor, "b t *n"], explained: Float[Tensor, "b t *n"], mask: Float[Tensor, "b t"]
+) -> Float[Tensor, ""]:
+    r""":math:`Var(x - \tilde x) / Var(x)` over real steps: the share of x's variance that x̃ does not explain.
+
+    With advantages and action values centred over the policy's actions, MAIPG's RVar (algorithms.md 9.6).
+    """
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)).square(), mask)
+
+    return variance(x - explained) / variance(x).clamp(min=1e-12)
+
+
 def mean_over(x: Float[Tensor, "b t *rest"], mask: Float[Tensor, "b t *n"]) -> Float[Tensor, ""]:
     """Mean of x where ``mask`` is 1; the mask may tell agents apart, which ``masked_mean`` does not."""
     if mask.dim() == 2:

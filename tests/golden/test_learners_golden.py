@@ -9,6 +9,7 @@ writes ``learners.json`` anew; say in CHANGELOG.md what changed and why.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch  # noqa: E402
 
 import toy  # noqa: E402, F401 - registers the environment
 from core.config import load, merge, resolve  # noqa: E402
+from core.registry import LEARNERS  # noqa: E402
 from run import build  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("learners.json")
@@ -36,7 +38,6 @@ SMALL = {
     "burn_in": 8,
     "buffer_size": 40,
     "hidden_dim": 16,
-    "target_update_interval": 30,
     "gamma": 0.95,
     "device": "cpu",
 }
@@ -44,7 +45,9 @@ SMALL = {
 
 def measured(name: str) -> dict[str, Any]:
     """After 20 updates: Σ p, Σ |p| and Σ p² of every part's parameters, and the last metrics."""
-    session = build(resolve(merge(load(ROOT / "config" / "algs" / f"{name}.yaml"), SMALL)))
+    yaml = load(ROOT / "config" / "algs" / f"{name}.yaml")
+    copies = "target_update_interval" in {f.name for f in dataclasses.fields(LEARNERS[yaml["learner"]].Config)}
+    session = build(resolve(merge(yaml, SMALL | ({"target_update_interval": 30} if copies else {}))))
     updates, t_env = 0, 0
     while updates < UPDATES:
         episodes = session.runner.collect(t_env=t_env, mode="explore").episodes

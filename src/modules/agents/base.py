@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.specs import EnvSpec
-from modules.layers import FeedForwardEncoder, RecurrentEncoder, agent_inputs
+from modules.layers import agent_inputs
 
 
 class Agent(nn.Module):
@@ -16,8 +16,8 @@ class Agent(nn.Module):
     Every agent uses the same parameters; its number is part of the input (T-34).
     """
 
-    def __init__(self, spec: EnvSpec, encoder: RecurrentEncoder | FeedForwardEncoder, hidden_dim: int) -> None:
-        """``hidden_dim`` is the width of the encoder's features and of the recurrent state."""
+    def __init__(self, spec: EnvSpec, encoder: nn.Module, hidden_dim: int) -> None:
+        """``encoder`` is called like ``RecurrentEncoder``; ``hidden_dim`` is the width of its features and state."""
         super().__init__()
         self.n_agents, self.hidden_dim = spec.n_agents, hidden_dim
         self.encoder = encoder

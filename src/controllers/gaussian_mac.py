@@ -1,0 +1,96 @@
+"""Agents that draw from normal distributions over the actions of a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from controllers.base import Acted
+from controllers.stochastic import StochasticController
+from core.config import Settings
+from core.registry import CONTROLLERS
+from core.specs import EnvSpec, EpisodeBatch
+from rl.distributions import Gaussian
+
+UNCLIPPED = "unclipped_action"
+"""The extra that holds the actions as they were drawn."""
+
+
+@CONTROLLERS.register
+class GaussianMAC(StochasticController):
+    """The network's outputs are μ_i(τ_i) and log σ; log σ is a parameter that depends on no input (algorithms.md 1.4).
+
+    What is drawn is clipped into the box where it is executed, as if that were the environment's doing: densities,
+    and whatever else learns from the actions, take them as they were drawn.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(StochasticController.Config):
+        """Keys of acting in a box."""
+
+        log_std_init: float = 0.0
+        """log σ at the start."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
+        super().__init__(spec, cfg, settings)
+        for name in ("low", "high"):
+            bounds = torch.tensor([getattr(action, name) for action in spec.actions])
+            self.register_buffer(name, bounds[:, None], persistent=False)
+
+    @classmethod
+    def unmet(cls, spec: EnvSpec) -> str | None:
+        """See ``Controller.unmet``."""
+        if any(action.discrete for action in spec.actions):
+            return "it needs actions in a box; for discrete ones there is mac=policy_mac"
+        same = len({action.n for action in spec.actions}) == 1
+        return None if same else "it needs boxes of equally many dimensions"
+
+    def network(self, spec: EnvSpec) -> nn.Module:
+        """The agents' network, whose outputs are the means, with log σ."""
+        return _WithDeviation(super().network(spec), spec.n_actions, self.cfg.log_std_init)
+
+    def acted(self, drawn: Float[Tensor, "b n a"], hidden: Tensor) -> Acted:
+        """The action inside of the box; what was drawn is stored with the episode."""
+        return Acted(drawn.clamp(self.low, self.high), hidden, {UNCLIPPED: drawn})
+
+    def drawn(self, batch: EpisodeBatch) -> Float[Tensor, "b t n a"]:
+        """Before it was clipped."""
+        return batch.extras[UNCLIPPED]
+
+    def policy(
+        self,
+        out: Float[Tensor, "*rest p"],
+        avail: Bool[Tensor, "*rest a"],  # noqa: ARG002 - a box has no mask
+    ) -> Gaussian:
+        """N(μ, σ)."""
+        return Gaussian(*out.chunk(2, -1))
+
+
+class _WithDeviation(nn.Module):
+    """An agent network with a learnt log σ behind its outputs."""
+
+    def __init__(self, agent: nn.Module, n: int, log_std: float) -> None:
+        super().__init__()
+        self.agent, self.hidden_dim = agent, agent.hidden_dim
+        self.log_std = nn.Parameter(torch.full((n,), float(log_std)))
+
+    def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
+        """The agent's."""
+        return self.agent.initial_hidden(b)
+
+    def forward(
+        self,
+        obs: Float[Tensor, "b t n o"],
+        last: Float[Tensor, "b t n a"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n p"], Float[Tensor, "b n h"]]:
+        """See ``Agent.forward``."""
+        mean, hidden = self.agent(obs, last, hidden, length)
+        return torch.cat([mean, self.log_std.expand_as(mean)], -1), hidden

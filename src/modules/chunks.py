@@ -1,0 +1,96 @@
+"""Episodes cut into chunks for truncated backpropagation through time, with the memories that the chunks begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from core.specs import valid_mask
+
+Recurrent = Callable[..., tuple[Tensor, Tensor]]
+"""A network called with inputs [b, t, ...], a memory [b, n, h] and lengths [b]; returns outputs and the memory."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The places of all chunks of at most ``size`` steps that hold a real step.
+
+    A chunk belongs to one episode and holds all its agents (T-39); an episode's last chunk may be shorter.
+    """
+
+    size: int
+    steps: int
+    """Steps of the longest episode."""
+    length: Int[Tensor, " c"]
+    """Real steps of each chunk, in host memory."""
+    rows: Int[Tensor, " c"]
+    """Where each stands among all chunks, empty ones too, counted episode by episode."""
+
+    @classmethod
+    def of(cls, length: Int[Tensor, " b"], size: int, device: torch.device | str) -> Chunks:
+        """The chunks of episodes of ``length`` steps (in host memory)."""
+        steps = int(length.max())
+        starts = torch.arange(0, steps, size)
+        left = (length[:, None] - starts).clamp(0, size).flatten()
+        rows = left.nonzero().squeeze(-1)
+        return cls(size, steps, left[rows], rows.to(device))
+
+    @property
+    def per_episode(self) -> int:
+        """Chunks of the longest episode."""
+        return -(-self.steps // self.size)
+
+    def mask(self) -> Float[Tensor, "c l"]:
+        """1 on real steps."""
+        return valid_mask(self.length, self.size, self.rows.device)
+
+    def cut(self, x: Shaped[Tensor, "b t ..."]) -> Shaped[Tensor, "c l ..."]:
+        """x of every step, chunk by chunk; zeros on padding, whatever x holds there. Entries beyond T are left out."""
+        room = x.new_zeros(len(x), self.per_episode * self.size, *x.shape[2:])
+        room[:, : self.steps] = x[:, : self.steps]
+        pieces = room.unflatten(1, (self.per_episode, self.size)).flatten(0, 1)[self.rows]
+        padding = self.mask() == 0
+        return pieces.masked_fill_(padding.view(*padding.shape, *[1] * (x.dim() - 2)), 0)
+
+    def first(self, memory: Float[Tensor, "b k n h"]) -> Float[Tensor, "c n h"]:
+        """The memories that the chunks begin with, from those of ``recall``."""
+        return memory[:, : self.per_episode].flatten(0, 1)[self.rows]
+
+
+@torch.no_grad()
+def recall(
+    network: Recurrent,
+    inputs: Sequence[Shaped[Tensor, "b s ..."]],
+    hidden: Float[Tensor, "b n h"],
+    length: Int[Tensor, " b"],
+    size: int,
+) -> tuple[Float[Tensor, "b s n v"], Float[Tensor, "b k n h"]]:
+    """Unrolls a recurrent network over whole episodes, and notes its memory before every ``size`` steps.
+
+    Args:
+        network: see ``Recurrent``; parameters are those of the collection, so that its memories are the same, too.
+        inputs: what it reads at every state; padding is never read.
+        hidden: memories before the first state.
+        length: states of every episode, at least 1, in host memory.
+        size: steps per chunk.
+
+    Returns:
+        Outputs at every state (0 beyond the episode) and memories before states 0, ``size``, 2 ``size``, ...
+    """
+    outputs, memories = [], []
+    steps = inputs[0].shape[1]
+    for start in range(0, steps, size):
+        left = (length - start).clamp(max=size)
+        running = (left > 0).nonzero().squeeze(-1)
+        rows = running.to(hidden.device, non_blocking=True)
+        memories.append(hidden)
+        now = [x[:, start : start + size].index_select(0, rows) for x in inputs]
+        out, after = network(*now, hidden.index_select(0, rows), left[running])
+        hidden = hidden.index_copy(0, rows, after)
+        outputs.append(out.new_zeros(len(hidden), *out.shape[1:]).index_copy(0, rows, out))
+    beyond = (valid_mask(length, steps, hidden.device) == 0)[..., None, None]
+    return torch.cat(outputs, 1).masked_fill_(beyond, 0), torch.stack(memories, 1)

@@ -1,0 +1,55 @@
+"""MAPPO's critic: values of histories, and of actions where they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from core.registry import CRITICS
+from modules.block import Block, BlockConfig, orthogonal
+from modules.layers import mlp
+
+
+@CRITICS.register
+class PPOCritic(nn.Module):
+    """MAPPO's block with a linear head (Yu et al. 2022), or, for MAIPG, with an MLP that also reads an action.
+
+    ``n`` in the shapes below counts what has a history of its own: the agents, or 1 for the team's state.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(BlockConfig):
+        """Keys of the block."""
+
+    def __init__(self, input_dim: int, n_outputs: int, action_dim: int, cfg: Config) -> None:
+        """``action_dim`` is the width of the action that the head reads beside the features; 0 for none."""
+        super().__init__()
+        h = self.hidden_dim = cfg.hidden_dim
+        self.block = Block(input_dim, cfg)
+        self.head = orthogonal(mlp(h + action_dim, h, n_outputs) if action_dim else nn.Linear(h, n_outputs), 1.0)
+
+    def initial_hidden(self, b: int, n: int) -> Float[Tensor, "b n h"]:
+        """Zeros, where the parameters live."""
+        return torch.zeros(b, n, self.hidden_dim, device=next(self.parameters()).device)
+
+    def encode(
+        self,
+        x: Float[Tensor, "b t n i"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
+        return self.block(x, hidden, length)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n i"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n v"], Float[Tensor, "b n h"]]:
+        """The head's outputs, and the recurrent state, for critics without actions."""
+        features, hidden = self.encode(x, hidden, length)
+        return self.head(features), hidden

@@ -1,0 +1,105 @@
+"""Policies of agents as distributions over their actions: over numbered ones, or over a space of real vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl.exploration import greedy
+from rl.gaussian import gaussian_entropy, gaussian_log_prob, gaussian_sample
+from rl.gumbel import gumbel_softmax
+from rl.masked import entropy, masked_log_softmax, sample, taken
+
+
+class Distribution(ABC):
+    """One distribution per agent, with any axes before that of the actions."""
+
+    @abstractmethod
+    def mode(self) -> Tensor:
+        """The likeliest actions."""
+
+    @abstractmethod
+    def sample(self, rng: torch.Generator) -> Tensor:
+        """Actions drawn, without gradient."""
+
+    @abstractmethod
+    def log_prob(self, action: Tensor) -> Float[Tensor, "*rest"]:
+        """The logarithm of each agent's probability, or density, of its action."""
+
+    @abstractmethod
+    def entropy(self) -> Float[Tensor, "*rest"]:
+        """Of each agent."""
+
+    @abstractmethod
+    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest a"]:
+        """μ_i: actions as vectors that have a gradient with respect to the parameters (algorithms.md 9.2).
+
+        ``rng`` is a source of noise for distributions that need some; None: no noise, and nothing is drawn.
+        """
+
+
+@dataclass(frozen=True)
+class Categorical(Distribution):
+    """π(a) over the available ones of numbered actions; unavailable ones have probability 0."""
+
+    logits: Float[Tensor, "*rest a"]
+    avail: Bool[Tensor, "*rest a"]
+
+    @cached_property
+    def log_pi(self) -> Float[Tensor, "*rest a"]:
+        """log π of every action; about -1e10 where unavailable."""
+        return masked_log_softmax(self.logits, self.avail)
+
+    def mode(self) -> Int[Tensor, "*rest"]:
+        """The available actions of the largest logits."""
+        return greedy(self.logits, self.avail)
+
+    def sample(self, rng: torch.Generator) -> Int[Tensor, "*rest"]:
+        """Available actions."""
+        return sample(self.log_pi, rng)
+
+    def log_prob(self, action: Int[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
+        """log π(a)."""
+        return taken(self.log_pi, action)
+
+    def entropy(self) -> Float[Tensor, "*rest"]:
+        """Over the available actions."""
+        return entropy(self.log_pi, self.avail)
+
+    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest a"]:
+        """One-hots with the gradient of their relaxation (straight-through Gumbel-softmax)."""
+        return gumbel_softmax(self.logits, self.avail, rng)
+
+
+@dataclass(frozen=True)
+class Gaussian(Distribution):
+    """Independent normal distributions in every dimension, unbounded (algorithms.md 1.4)."""
+
+    mean: Float[Tensor, "*rest d"]
+    log_std: Float[Tensor, "*rest d"]
+
+    def mode(self) -> Float[Tensor, "*rest d"]:
+        """μ."""
+        return self.mean
+
+    @torch.no_grad()
+    def sample(self, rng: torch.Generator) -> Float[Tensor, "*rest d"]:
+        """μ + σ ξ."""
+        return gaussian_sample(self.mean, self.log_std, rng)
+
+    def log_prob(self, action: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest"]:
+        """Over all dimensions together."""
+        return gaussian_log_prob(action, self.mean, self.log_std)
+
+    def entropy(self) -> Float[Tensor, "*rest"]:
+        """Differential entropy over all dimensions."""
+        return gaussian_entropy(self.log_std)
+
+    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
+        """μ."""
+        return self.mean
