@@ -25,6 +25,7 @@ class Toy(BatchedEnv):
         end_chance: float = 0.25
         visible: bool = True
         box: bool = False
+        individual: bool = False
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         super().__init__(cfg, n_envs, device, seed)
@@ -37,6 +38,7 @@ class Toy(BatchedEnv):
             episode_limit=cfg.limit,
             extras={"visible": (n, n)} if cfg.visible else {},
             metrics=("won",),
+            reward="individual" if cfg.individual else "team",
         )
         self.t = torch.zeros(n_envs, dtype=torch.long)
         self.seed_rows(seed)
@@ -74,7 +76,8 @@ class Toy(BatchedEnv):
                 raise ValueError("an unavailable action was chosen")
         self.t += self.running
         hit = (self.now.obs[..., 0] > 0) == ((action if not self.cfg.box else action[..., 0]) > 0)
-        reward = torch.where(self.running, hit.float().sum(-1), 0.0)
+        each = torch.where(self.running[:, None], hit.float(), 0.0)
+        reward = each if self.cfg.individual else each.sum(-1)
         chance = torch.stack([torch.rand((), generator=rng) for rng in self.rngs])
         terminated = self.running & (chance < self.cfg.end_chance)
         truncated = self.running & ~terminated & (self.t >= self.cfg.limit)

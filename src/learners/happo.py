@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from controllers.base import Controller
 from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
@@ -44,7 +45,7 @@ class HAPPO(Learner):
         """Each agent has an Adam of its own."""
 
     def __init__(
-        self, spec: EnvSpec, controller: StochasticController, cfg: Config, settings: Settings, rng: torch.Generator
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
         refuse_unfit(settings, controller, cfg)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from controllers.base import Controller
 from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
@@ -119,7 +120,7 @@ class MAIPG(Learner):
                 raise ValueError(f"nu must lie between 0 and 1, not {self.nu}")
 
     def __init__(
-        self, spec: EnvSpec, controller: StochasticController, cfg: Config, settings: Settings, rng: torch.Generator
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
         refuse_unfit(settings, controller, cfg)

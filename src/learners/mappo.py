@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from controllers.base import Controller
 from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import LEARNERS
@@ -41,7 +42,7 @@ class MAPPO(Learner):
         """What V reads: the state (MAPPO), or each agent's own observations (IPPO)."""
 
     def __init__(
-        self, spec: EnvSpec, controller: StochasticController, cfg: Config, settings: Settings, rng: torch.Generator
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
         refuse_unfit(settings, controller, cfg)

@@ -34,6 +34,7 @@ class Chunks:
     def of(cls, length: Int[Tensor, " b"], size: int, device: torch.device | str) -> Chunks:
         """The chunks of episodes of ``length`` steps (in host memory)."""
         steps = int(length.max())
+        size = min(size, steps)
         starts = torch.arange(0, steps, size)
         left = (length[:, None] - starts).clamp(0, size).flatten()
         rows = left.nonzero().squeeze(-1)
@@ -82,8 +83,7 @@ def recall(
         Outputs at every state (0 beyond the episode) and memories before states 0, ``size``, 2 ``size``, ...
     """
     outputs, memories = [], []
-    steps = inputs[0].shape[1]
-    for start in range(0, steps, size):
+    for start in range(0, int(length.max()), size):
         left = (length - start).clamp(max=size)
         running = (left > 0).nonzero().squeeze(-1)
         rows = running.to(hidden.device, non_blocking=True)
@@ -92,5 +92,8 @@ def recall(
         out, after = network(*now, hidden.index_select(0, rows), left[running])
         hidden = hidden.index_copy(0, rows, after)
         outputs.append(out.new_zeros(len(hidden), *out.shape[1:]).index_copy(0, rows, out))
-    beyond = (valid_mask(length, steps, hidden.device) == 0)[..., None, None]
-    return torch.cat(outputs, 1).masked_fill_(beyond, 0), torch.stack(memories, 1)
+    whole = torch.cat(outputs, 1)
+    result = whole.new_zeros(*inputs[0].shape[:2], *whole.shape[2:])
+    result[:, : whole.shape[1]] = whole
+    beyond = (valid_mask(length, result.shape[1], hidden.device) == 0)[..., None, None]
+    return result.masked_fill_(beyond, 0), torch.stack(memories, 1)

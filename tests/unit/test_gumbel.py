@@ -39,3 +39,30 @@ def test_ties_give_one_action_and_no_noise_draws_nothing() -> None:
     assert torch.equal(rng.get_state(), before)
     gumbel_softmax(torch.zeros(2, 4), torch.ones(2, 4, dtype=torch.bool), rng)
     assert not torch.equal(rng.get_state(), before)
+
+
+def test_frequencies_pass_a_chi_squared_test() -> None:
+    """AC-16: p > 0.001 that the choices were drawn from π."""
+    n, logits = 50_000, torch.tensor([0.4, -0.3, 1.1, 0.0, -2.0])
+    avail = torch.tensor([True, True, True, False, True])
+    chosen = gumbel_softmax(logits.expand(n, 5), avail.expand(n, 5), torch.Generator().manual_seed(1))
+    assert (chosen.detach() * (1 - chosen.detach())).abs().max() < 1e-6
+    pi = torch.softmax(logits[avail], -1)
+    seen = chosen.sum(0)[avail]
+    statistic = float(((seen - n * pi).square() / (n * pi)).sum())
+    assert statistic < 16.266  # the 0.999 quantile with 3 degrees of freedom
+    assert float(((seen.roll(1) - n * pi).square() / (n * pi)).sum()) > 1000
+
+
+def test_backward_is_the_jacobian_of_the_softmax() -> None:
+    """AC-16: with noise, every entry of the derivative against y_a (δ_ab - y_b) of the same relaxed choice."""
+    logits, avail = torch.tensor([0.3, -0.7, 1.2, 0.5]), torch.tensor([True, True, False, True])
+    for seed in range(20):
+        z = logits.clone().requires_grad_()
+        state = torch.Generator().manual_seed(seed)
+        y = gumbel_softmax(logits, avail, torch.Generator().manual_seed(seed), hard=False)
+        jacobian = torch.diag(y) - torch.outer(y, y)
+        chosen = gumbel_softmax(z, avail, state)
+        rows = [torch.autograd.grad(chosen[a], z, retain_graph=True)[0] for a in range(4)]
+        torch.testing.assert_close(torch.stack(rows), jacobian, atol=1e-6, rtol=0)
+        assert int(chosen.argmax()) == int(y.argmax()) and chosen[2] == 0
