@@ -21,9 +21,8 @@ from run import Session, build
 
 ALGS = Path(__file__).parents[1] / "config" / "algs"
 FAMILY = ["mappo", "ippo", "happo", "maipg", "maipg_vdn"]
-SMALL = {"env": "toy", "seed": 3, "batch_size_run": 8, "hidden_dim": 8, "gamma": 0.9, "chunk_length": 2}
+SMALL = {"env": "toy", "seed": 3, "batch_size_run": 8, "hidden_dim": 8, "gamma": 0.9, "chunk_length": 2, "epochs": 1}
 BOX = {"mac": "gaussian_mac", "env_args": {"box": True, "n_actions": 2}}
-LENGTHS, TERMINATED = (2, 5, 1, 3), (True, False, True, False)
 
 
 def session(name: str, **more: Any) -> Session:
@@ -108,7 +107,7 @@ class Oracle:
 
     def entropies(self) -> dict[tuple[int, int, int], float]:
         entropy = self.made.controller.policy(self.made.controller.unroll(self.batch), self.batch.avail).entropy()
-        return {place: float(entropy[place]) for place in self.alive}
+        return {place: entropy[place].item() for place in self.alive}
 
     def _values(self, e: int) -> list[list[float]]:
         """V at every state of one episode, on the rewards' scale."""

@@ -65,7 +65,7 @@ class StackedAdam(Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, eps: float) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps, "betas": (0.9, 0.999)})
+        super().__init__(params, {"lr": lr, "eps": eps, "betas": (0.9, 0.999), "fused": True})
 
     @torch.no_grad()
     def step_of(self, k: int, gradients: Iterable[Tensor]) -> None:

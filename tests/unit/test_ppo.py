@@ -53,8 +53,7 @@ def test_advantages_returns_and_probabilities(name: str, more: dict[str, Any]) -
     assert data.returns.shape[-1] == (3 if name == "ippo" else 1)
 
 
-@pytest.mark.parametrize(("name", "more"), KINDS)
-@pytest.mark.parametrize("length", [2, 1000])
+@pytest.mark.parametrize(("name", "more", "length"), [(*kind, 1000) for kind in KINDS] + [("mappo", {}, 2)])
 def test_policy_and_value_loss(name: str, more: dict[str, Any], length: int) -> None:
     """For the parameters after an update, on the experience from before; chunked, the memories at the chunks' starts
     are old, so there the policies and values are compared where the parameters are still the old ones."""
@@ -87,12 +86,13 @@ def test_residual_variance_by_hand() -> None:
 # --- chunks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, BOX, {"agent": "rnn"}, {"agent": "mlp", "recurrent": False}])
-@pytest.mark.parametrize("name", ["mappo", "ippo", "happo"])
+@pytest.mark.parametrize(
+    ("name", "more"), [("mappo", {}), ("ippo", BOX), ("happo", {"agent": "rnn"}), ("mappo", {"agent": "mlp"})]
+)
 def test_chunks_see_what_the_whole_unroll_sees(name: str, more: dict[str, Any]) -> None:
     """At the first step of an update, every ratio is 1 and every value the old one, whatever the chunks' length."""
     made, batch = ready(name, **more)
-    for length in (1, 2, 3, 1000):
+    for length in (1, 3, 1000):
         cfg = dataclasses.replace(made.learner.cfg, chunk_length=length)
         made.learner.value.cfg = cfg
         data, _ = gather(batch, made.controller, made.learner.value, cfg)
@@ -124,17 +124,18 @@ def test_one_part_draws_no_random_number() -> None:
     made, batch = ready("mappo")
     rng = torch.Generator().manual_seed(0)
     before = rng.get_state()
-    assert [part is not None for part in gathered(made, batch).parts(made.learner.cfg, rng)] == [True] * 5
+    assert [part is not None for part in gathered(made, batch).parts(made.learner.cfg, rng)] == [True]
     assert torch.equal(rng.get_state(), before)
 
 
 # --- what must not matter ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [{}, BOX])
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    ("name", "more"), [("mappo", {}), ("ippo", BOX), ("happo", {}), ("maipg", BOX), ("maipg", {"rvar_samples": 2})]
+)
 def test_padding_is_never_read(name: str, more: dict[str, Any]) -> None:
-    one = session(name, epochs=2, rvar_samples=2, **more) if "maipg" in name else session(name, epochs=2, **more)
+    one = session(name, epochs=2, **more)
     batch, other = collected(one), twin(one)
     assert int(batch.length.min()) < int(batch.length.max())
     metrics = [s.learner.update(Held(x), 0) for s, x in ((one, batch), (other, poisoned(batch)))]
@@ -239,7 +240,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy(name: str, more: dict[str,
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_boxes_train_every_parameter(name: str) -> None:
-    made = session(name, epochs=1, **BOX)
+    made = session(name, **BOX)
     before = {key: p.detach().clone() for key, p in made.learner.named_parameters()}
     batch = collected(made)
     drawn = batch.extras[UNCLIPPED]
@@ -251,11 +252,21 @@ def test_boxes_train_every_parameter(name: str) -> None:
     assert any("log_std" in key for key in before) or name == "happo"
 
 
+@pytest.mark.parametrize("name", ["mappo", "maipg"])
+def test_any_stochastic_policy_may_have_networks_of_its_own(name: str) -> None:
+    made = session(name, share_parameters=False)
+    before = {key: p.detach().clone() for key, p in made.controller.named_parameters()}
+    learnt(made, 2)
+    assert all(p.shape[0] == 3 for p in before.values())
+    for key, p in made.controller.named_parameters():
+        assert all(not torch.equal(p[i], before[key][i]) for i in range(3)), key
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_unlike_agents(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """AC-28: different numbers of actions and of observations, early ends and time limits."""
     monkeypatch.setitem(ENVS._classes, "unlike", toy_envs.Toy)
-    made = learnt(session(name, env="unlike", epochs=1), 2)
+    made = learnt(session(name, env="unlike"), 2)
     assert all(p.isfinite().all() for p in made.learner.parameters())
 
 
