@@ -17,7 +17,7 @@ from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.skirmish.maps import find_map
-from envs.skirmish.options import Options, complete, sizes
+from envs.skirmish.options import Options, complete, features, sizes
 
 INSTALL = (
     "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH points, "
@@ -164,8 +164,33 @@ class StarCraft2(BatchedEnv):
         """The battlefield of one row as text."""
         return self.battle.picture(row)
 
+    def get_stats(self) -> dict[str, int | float]:
+        """Upstream's counts of battles, of all rows since the beginning (of the run, where it was resumed)."""
+        games, won, timeouts = self.battle.live["tally"].sum(0).tolist()
+        return {
+            "battles_won": won,
+            "battles_game": games,
+            "battles_draw": timeouts,
+            "win_rate": won / games if games else 0.0,
+            "timeouts": timeouts,
+            "restarts": 0,
+        }
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Upstream's description of the environment."""
+        agent_features, enemy_features = features(self.battle.map)
+        return {
+            "state_shape": self.spec.state_dim,
+            "obs_shape": self.spec.obs_dim,
+            "n_actions": self.spec.n_actions,
+            "n_agents": self.spec.n_agents,
+            "episode_limit": self.spec.episode_limit,
+            "agent_features": agent_features,
+            "enemy_features": enemy_features,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Units, orders, clocks and generators of every row."""
+        """Units, orders, clocks, generators and tallies of every row."""
         return dict(self.battle.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

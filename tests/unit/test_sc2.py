@@ -149,6 +149,17 @@ def test_the_map_says_what_the_options_leave_open() -> None:
         StarCraft2.settle(config(sight_range=0.0))
 
 
+def test_env_info_has_upstreams_keys() -> None:
+    info = StarCraft2(config(map_name="2m_vs_1z"), 1, "cpu", 0).get_env_info()
+    assert info == {
+        "state_shape": 26, "obs_shape": 16, "n_actions": 7, "n_agents": 2, "episode_limit": 150,
+        "agent_features": ["health", "energy/cooldown", "rel_x", "rel_y"],
+        "enemy_features": ["health", "rel_x", "rel_y", "shield"],
+    }  # fmt: skip
+    info = StarCraft2(config(map_name="2s3z"), 1, "cpu", 0).get_env_info()
+    assert info["agent_features"][4:] == info["enemy_features"][3:] == ["shield", "type_0", "type_1"]
+
+
 def test_misspelt_map() -> None:
     with pytest.raises(ValueError, match=r"unknown map '2s3x'.*Did you mean '2s3z'"):
         StarCraft2.settle(config(map_name="2s3x"))

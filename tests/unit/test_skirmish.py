@@ -334,6 +334,27 @@ def test_a_win_in_the_last_step_is_no_truncation() -> None:
     assert (outcome.terminated.item(), outcome.truncated.item()) == (True, False)
 
 
+def test_stats_count_all_rows_and_survive_a_resumption() -> None:
+    env = made("3m", n_envs=4)
+    assert env.get_stats() == dict.fromkeys(env.get_stats(), 0), "no battle yet, no division by zero"
+    pacify(env)
+    kill(env, 3, 4, 5, row=0)
+    kill(env, 0, 1, 2, row=1)
+    env.battle.live["time"][2] = 59
+    env.step(stop(env))
+    counted = {"battles_won": 1, "battles_game": 3, "battles_draw": 1, "win_rate": 1 / 3, "timeouts": 1, "restarts": 0}
+    assert env.get_stats() == counted
+    env.step(stop(env))
+    assert env.get_stats() == counted, "ended battles end only once"
+    env.reset(torch.tensor([True, False, False, True]))
+    assert env.get_stats() == counted, "a battle that is given up does not count"
+    resumed = made("3m", n_envs=4, seed=1)
+    resumed.load_state_dict(env.state_dict())
+    kill(resumed, 3, 4, 5, row=3)
+    resumed.step(stop(resumed))
+    assert (resumed.get_stats()["battles_game"], resumed.get_stats()["battles_won"]) == (4, 2)
+
+
 # ---------------------------------------------------------------- dynamics
 
 

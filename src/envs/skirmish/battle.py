@@ -75,8 +75,8 @@ class Rules:
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
-"""The tensors that decide what happens next."""
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally")
+"""The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
 
@@ -111,7 +111,15 @@ class Skirmish:
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
         whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
-        whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
+        whole |= {
+            "script": (b, n),
+            "last": (b, n),
+            "time": (b,),
+            "running": (b,),
+            "rng": (b, 2),
+            "tally": (b, 3),
+            "stale": (b,),
+        }
         flags: dict[str, tuple[int, ...]] = {
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
@@ -164,7 +172,7 @@ class Skirmish:
         self.live["rng"][:, 1] = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that decides what happens next."""
+        """Copies of everything that decides what happens next, and of the tally."""
         return {name: self.live[name].clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

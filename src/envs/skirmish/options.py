@@ -114,6 +114,13 @@ def sizes(battle_map: BattleMap, options: Options) -> Sizes:
     return Sizes(n_actions, obs, agents * obs if options.obs_instead_of_state else state, unit)
 
 
+def features(battle_map: BattleMap) -> tuple[list[str], list[str]]:
+    """Upstream's names of the numbers that the state has of every ally and of every enemy."""
+    ally, enemy = (["shield"] * shield for shield in shields(battle_map))
+    types = [f"type_{bit}" for bit in range(battle_map.bits)]
+    return ["health", "energy/cooldown", "rel_x", "rel_y", *ally, *types], ["health", "rel_x", "rel_y", *enemy, *types]
+
+
 def shields(battle_map: BattleMap) -> tuple[int, int]:
     """1 for a team (allies, enemies) of Protoss, whose units show a shield."""
     ally, enemy = battle_map.races.split("/")

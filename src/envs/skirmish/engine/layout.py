@@ -183,6 +183,8 @@ class Battle:
     time: wp.array(dtype=wp.int32)
     running: wp.array(dtype=wp.int32)
     rng: wp.array2d(dtype=wp.int32)
+    tally: wp.array2d(dtype=wp.int32)
+    """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
     before: wp.array2d(dtype=float)
     stance: wp.array2d(dtype=wp.int32)
