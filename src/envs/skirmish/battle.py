@@ -55,19 +55,19 @@ class Rules:
     """Shields recover when they have not been hit for this long."""
     shield_rate: float = 2.0 / LOOPS_PER_SECOND
     """Shield points per loop."""
-    sweeps: int = 2
+    sweeps: int = 1
     """Rounds of pushing overlapping units apart per loop."""
-    idle_weight: float = 0.4
+    idle_weight: float = 0.2
     """How readily an idle unit is pushed, against 1 for a walking one."""
-    fighting_weight: float = 0.05
+    fighting_weight: float = 0.2
     """The same for one that stands and fights."""
-    contact: float = 0.35
+    contact: float = 0.7
     """Cosine of the angle between heading and neighbour below which a walker passes."""
-    side_memory: int = 32
+    side_memory: int = 4
     """Loops for which a walker that was blocked keeps to the side that it chose."""
     stuck_below: float = 0.5
     """A walker that got less than this share of its way is in the others' way."""
-    splash_edges: int = 1
+    splash_edges: int = 0
     """1: explosions and beams hit whose edge they touch; 0: whose centre."""
     patient_range: float = 6.0
     """Enemy healers look for patients within this range."""
