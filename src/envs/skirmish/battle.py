@@ -239,13 +239,32 @@ class Skirmish:
         number, via = routes or (np.zeros(SIZE * SIZE, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
         scene.number = wp.array(number, dtype=wp.int32, device=device)
         scene.via = wp.array(via, dtype=wp.int32, device=device)
-        for name, value in self._numbers().items():
+        for name, value in (self._numbers() | self._draw(device)).items():
             setattr(scene, name, value)
         return scene
+
+    def _draw(self, device: Any) -> dict[str, Any]:
+        """How teams and places are drawn."""
+        draw = self.map.draw
+        if draw is None:
+            nothing = {"cumulative": float, "excepted": wp.int32}
+            arrays: dict[str, Any] = {name: wp.zeros(1, dtype=dtype, device=device) for name, dtype in nothing.items()}
+            return arrays | {"drawn": 0, "n_types": 0, "reflected": 0.0, "area": wp.vec2(0.0, 0.0)}
+        excepted = [name in draw.exceptions for name in draw.types]
+        return {
+            "drawn": 1,
+            "n_types": len(draw.types),
+            "cumulative": wp.array(np.cumsum(draw.weights), dtype=float, device=device),
+            "excepted": wp.array(excepted, dtype=wp.int32, device=device),
+            "reflected": -1.0 if draw.reflected is None else draw.reflected,
+            "area": wp.vec2(*draw.area),
+        }
 
     def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
         """[u, 2] where the units appear, and the points of the enemies' order."""
         m, grid = self.map, walkable(self.map.terrain)
+        if m.draw is not None:
+            return np.array([*m.ally_points, *m.enemy_points]), m.ally_points
         allies = formation(m.allies, m.ally_points, grid)
         if self.rules.duel:
             return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
@@ -258,7 +277,7 @@ class Skirmish:
         return vars(self.rules) | {
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
-            "enemy_shield": enemy_shield, "hunted": int(m.hunted),
+            "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,
             "medics": int("medivac" in dict(m.allies)), "has_order": int(bool(m.orders)),
             "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
             "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
@@ -276,7 +295,7 @@ class Skirmish:
     def _kinds(self) -> tuple[np.ndarray, list[int]]:
         """One record per type and team, times in loops; and the record of every unit."""
         m = self.map
-        codes = [[name for name, _ in m.allies], list(m.enemy_codes)]
+        codes = [list(m.ally_codes) or [name for name, _ in m.allies], list(m.enemy_codes)]
         types = [(side, name, count) for side, team in enumerate((m.allies, m.enemies)) for name, count in team]
         record_type: Any = layout.Kind.numpy_dtype()  # type: ignore[attr-defined]
         records = np.zeros(len(types), dtype=record_type)

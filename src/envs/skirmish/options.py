@@ -105,5 +105,4 @@ def shields(battle_map: BattleMap) -> tuple[int, int]:
 
 def max_reward(battle_map: BattleMap, options: Options) -> float:
     """The unscaled sum of rewards of a win without regeneration."""
-    kinds = battle_map.kinds(battle_map.enemies)
-    return options.reward_win + sum(options.reward_death_value + kind.hp + kind.shield for kind in kinds)
+    return options.reward_win + battle_map.n_enemies * options.reward_death_value + battle_map.enemy_health

@@ -10,7 +10,7 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.combat import bury, decide, give_health, hit, land
+from envs.skirmish.engine.combat import bury, decide, give_health, hit, hunt, land
 from envs.skirmish.engine.layout import DEAD, WALKING, Battle, Scene
 from envs.skirmish.engine.motion import advance, separate
 from envs.skirmish.engine.orders import obey, scripted_action
@@ -115,7 +115,10 @@ def play(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
         b.before[i, u] = 0.0
         if b.hp[i, u] > 0.0:
             b.before[i, u] = b.hp[i, u] + b.shield[i, u]
-    for _loop in range(s.loops):
+    for loop in range(s.loops):
+        if s.hunts_every > 0:
+            if (b.time[i] * s.loops + loop) % s.hunts_every == 0:
+                hunt(s, b, i)
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1
     score(s, b, i)

@@ -99,6 +99,19 @@ class Scene:
     has_order: int
     hunted: int
     """1: enemies know where all agents are."""
+    hunts_every: int
+    """Loops between orders to idle enemies to attack the closest agent; 0: there are none."""
+    drawn: int
+    """1: teams and places are drawn for every battle, by what follows."""
+    n_types: int
+    """The table of kinds has so many of the agents, then as many of the enemies."""
+    cumulative: wp.array(dtype=float)
+    """Probability of a type and all before it."""
+    excepted: wp.array(dtype=wp.int32)
+    """1 for types of which no whole team may consist."""
+    reflected: float
+    """Probability of mirrored places; negative: nothing but the types is drawn."""
+    area: wp.vec2
     medics: int
     """1: a team of which only healers are left has lost."""
     # options of SMAC
