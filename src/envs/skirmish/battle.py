@@ -34,6 +34,11 @@ class Rules:
     """Every shot's cooldown is longer by a uniform random amount from here ..."""
     jitter_high: float = 2.0
     """... to here."""
+    spawn_turn: float = 0.5
+    """A team's units take the free places nearest to their point; of equally near ones first the one in this direction
+    (degrees from the east, anti-clockwise) ..."""
+    spawn_clockwise: bool = False
+    """... and then those further round. The game's own order is unknown; much hangs on it."""
     spawn_jitter: float = 0.05
     """Units appear at most this far from their place, on either axis."""
     slop: float = 1.0
@@ -72,6 +77,8 @@ class Rules:
     """1: the agents are led like enemies, from mirrored places, which must be a fair fight; for tests."""
 
 
+_PLACING = ("spawn_turn", "spawn_clockwise")
+"""Rules that are done with when the units' places are known."""
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
@@ -262,19 +269,21 @@ class Skirmish:
 
     def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
         """[u, 2] where the units appear, and the points of the enemies' order."""
-        m, grid = self.map, walkable(self.map.terrain)
+        m, rules, grid = self.map, self.rules, walkable(self.map.terrain)
         if m.draw is not None:
             return np.array([*m.ally_points, *m.enemy_points]), m.ally_points
-        allies = formation(m.allies, m.ally_points, grid)
-        if self.rules.duel:
+        allies = formation(m.allies, m.ally_points, grid, rules.spawn_turn, rules.spawn_clockwise)
+        if rules.duel:
             return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
-        return np.concatenate([allies, formation(m.enemies, m.enemy_points, grid)]), m.orders or m.ally_points
+        enemies = formation(m.enemies, m.enemy_points, grid, rules.spawn_turn, rules.spawn_clockwise)
+        return np.concatenate([allies, enemies]), m.orders or m.ally_points
 
     def _numbers(self) -> dict[str, float]:
         """The plain numbers of a scene."""
         o, m = self.options, self.map
         ally_shield, enemy_shield = shields(m)
-        return vars(self.rules) | {
+        rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
+        return rules | {
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
             "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,
