@@ -82,7 +82,8 @@ _PLACING = ("spawn_turn", "spawn_clockwise")
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally")
+_SPOTTING = ("spotted", "spotter", "watch", "hidden")
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally", *_SPOTTING)
 """The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
@@ -127,7 +128,10 @@ class Skirmish:
             "tally": (b, 3),
             "stale": (b,),
         }
+        e, a = (self.map.n_enemies, n) if self.options.tracked else (1, 1)
+        whole |= {"spotter": (b, e), "watch": (b, a), "hidden": (b, a)}
         flags: dict[str, tuple[int, ...]] = {
+            "spotted": (b, e, a),
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
             "terminated": (b,),
@@ -298,10 +302,14 @@ class Skirmish:
             "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,
             "medics": int("medivac" in dict(m.allies)), "has_order": int(bool(m.orders)),
             "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
-            "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
+            "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
             "obs_allies": get_args(AllyBlock).index(o.obs_allies),
+            "obs_mate_types": int(m.draw is None or m.draw.observed), "obs_own_pos": int(o.obs_own_pos),
+            "fully_observable": int(o.fully_observable), "action_mask": int(o.action_mask),
+            "tracked": int(o.tracked), "hides_lower": int(o.hides_lower_enemies),
+            "prob_obs_enemy": o.prob_obs_enemy, "clipped": int(o.reward_clipped),
             "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
             "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
             "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),
@@ -320,9 +328,16 @@ class Skirmish:
         records = np.zeros(len(types), dtype=record_type)
         for row, (side, name, _) in enumerate(types):
             code = codes[side].index(name) if name in codes[side] else 0
-            for field, value in (in_loops(UNITS[name]) | {"code": code}).items():
+            for field, value in (in_loops(UNITS[name]) | {"code": code} | self._ranges(UNITS[name])).items():
                 records[field][row] = value
         return records, [i for i, (_, _, count) in enumerate(types) for _ in range(count)]
+
+    def _ranges(self, kind: UnitKind) -> dict[str, float | None]:
+        """How far an agent of a type sees and is offered attacks."""
+        o = self.options
+        if o.use_unit_ranges:
+            return {"sight": kind.sight, "shoot": max(kind.shoot, o.min_attack_range)}
+        return {"sight": o.sight_range, "shoot": SHOOT_RANGE}
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:

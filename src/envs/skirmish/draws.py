@@ -82,9 +82,7 @@ def generated(map_name: str, capability: Mapping[str, Any]) -> BattleMap:
     share, area = reader.places()
     if reader.problems:
         raise ValueError("; ".join(reader.problems))
-    draw = Draw(
-        types=race.types, weights=weights, exceptions=exceptions, observed=observed, reflected=share, area=area
-    )
+    draw = Draw(types=race.types, weights=weights, exceptions=exceptions, observed=observed, reflected=share, area=area)
     rest = tuple((name, 0) for name in race.types[1:])
     return BattleMap(
         name=f"{map_name}_{agents}_vs_{enemies}",

@@ -17,6 +17,7 @@ from envs.skirmish.engine.orders import obey, scripted_action
 from envs.skirmish.engine.score import score
 from envs.skirmish.engine.sight import show_actions, show_obs, show_state, show_visible
 from envs.skirmish.engine.spawn import begin, clear, fresh_stream
+from envs.skirmish.engine.spotting import lose, lose_the_dead, spot
 
 
 @no_type_check
@@ -69,6 +70,16 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
 
 
 @no_type_check
+@wp.func
+def look_round(s: Scene, b: Battle, i: int, rng: wp.uint32):
+    """The agents look for enemies at the beginning: twice, as upstream's reset and the runner ask for observations."""
+    for e in range(s.n_units - s.n_agents):
+        lose(s, b, i, e)
+    spot(s, b, i, wp.randi(rng))
+    spot(s, b, i, wp.randi(rng))
+
+
+@no_type_check
 @wp.kernel(enable_backward=False)
 def start(s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
     """New battles in the rows of ``which``."""
@@ -77,6 +88,8 @@ def start(s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
         return
     clear(b, i)
     begin(s, b, i, fresh_stream(b, i))
+    if s.tracked > 0:
+        look_round(s, b, i, fresh_stream(b, i))
 
 
 @no_type_check
@@ -122,6 +135,9 @@ def play(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1
     score(s, b, i)
+    if s.tracked > 0:
+        lose_the_dead(s, b, i)
+        spot(s, b, i, wp.randi(rng))
     b.stale[i] = 1
 
 
