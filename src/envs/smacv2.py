@@ -66,3 +66,7 @@ class SMACv2(SkirmishEnv):
             "points, copy SMACv2's map 32x32_flat.SC2Map into its folder Maps/SMAC_Maps, and 'pip install "
             "git+https://github.com/oxwhirl/smacv2.git'"
         )
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Upstream's description of the environment, with the number of an agent's own capabilities: its type's."""
+        return super().get_env_info() | {"cap_shape": self.battle.map.bits}

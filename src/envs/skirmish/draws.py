@@ -143,7 +143,7 @@ class _Reader:
     def places(self) -> tuple[float | None, tuple[float, float]]:
         """The share of mirrored places, None for the two fixed points; and the area's width and height."""
         if "start_positions" not in self.given:
-            return None, (SIZE, SIZE)
+            return None, (float(SIZE), float(SIZE))
         places = self._part("start_positions", _PLACES)
         way = self._choice("start_positions.dist_type", places.get("dist_type"), tuple(_SHARES))
         share = _SHARES.get(way)
@@ -151,7 +151,7 @@ class _Reader:
             share = self._number("start_positions.p", places.get("p"), 0.0, 1.0)
         if places.get("n_enemies", self.given.get("n_enemies")) != self.given.get("n_enemies"):
             self.problems.append("capability_config.start_positions.n_enemies must equal capability_config.n_enemies")
-        area = [self._number(f"start_positions.{k}", places.get(k, SIZE), 4.0, SIZE) for k in ("map_x", "map_y")]
+        area = [self._number(f"start_positions.{k}", places.get(k, SIZE), 4.0, float(SIZE)) for k in ("map_x", "map_y")]
         return share, (area[0], area[1])
 
     def _weights(self, race: Race, types: Any, weights: Any) -> dict[str, float]:

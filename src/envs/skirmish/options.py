@@ -131,10 +131,8 @@ _AnyOptions = TypeVar("_AnyOptions", bound=Options)
 
 def complete(options: _AnyOptions, battle_map: BattleMap) -> _AnyOptions:
     """``options`` with the map's own values where they leave the choice to it."""
-    unset = {
-        name: getattr(battle_map, name) for name in ("sight_range", "obs_allies") if getattr(options, name) is None
-    }
-    return replace(options, **unset)
+    names = ("obs_allies",) if options.use_unit_ranges else ("sight_range", "obs_allies")
+    return replace(options, **{name: getattr(battle_map, name) for name in names if getattr(options, name) is None})
 
 
 class Sizes(NamedTuple):

@@ -72,11 +72,12 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
 @no_type_check
 @wp.func
 def look_round(s: Scene, b: Battle, i: int, rng: wp.uint32):
-    """The agents look for enemies at the beginning: twice, as upstream's reset and the runner ask for observations."""
+    """The agents look for enemies at the beginning: twice, since upstream's reset asks for observations too."""
     for e in range(s.n_units - s.n_agents):
         lose(s, b, i, e)
-    spot(s, b, i, wp.randi(rng))
-    spot(s, b, i, wp.randi(rng))
+    seed = wp.randi(rng)
+    spot(s, b, i, seed)
+    spot(s, b, i, seed)
 
 
 @no_type_check
