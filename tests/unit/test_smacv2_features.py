@@ -280,7 +280,7 @@ def play(env: SMACv2, theirs: Any, game: Game, rng: np.random.Generator) -> None
         game.action = choose(rng, np.array(theirs.get_avail_actions()))
         reward, over, info = theirs.step(list(game.action))
         outcome = game.outcome
-        assert outcome.reward.item() == pytest.approx(reward, abs=1e-5)
+        same(outcome.reward[0], reward)
         assert over == bool(outcome.terminated[0] | outcome.truncated[0])
         assert {"episode_limit": 0} | info == {"episode_limit": 0} | {k: x.item() for k, x in outcome.info.items()}
         compare(env, theirs, 0)
