@@ -237,7 +237,7 @@ def scatter(env: SMACv2, rng: np.random.Generator) -> None:
     for name, values in written.items():
         live[name].copy_(torch.from_numpy(values))
     if env.battle.options.tracked:
-        wp.launch(look, dim=b, inputs=[*env.battle._held[:2], int(rng.integers(2**30))])
+        wp.launch(look, dim=b, inputs=[*env.battle._bound[1][:2], int(rng.integers(2**30))])
     env.battle.refresh()
 
 
