@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core.registry import ENVS
+from envs.skirmish.battle import Rules, Skirmish
 from envs.skirmish.draws import RACES, generated
 from envs.skirmish.options import max_reward
 from envs.skirmish.units import LEGS, UNITS
@@ -715,17 +716,14 @@ def test_random_play_stays_sane(name: str, agents: int, enemies: int) -> None:
 
 
 @pytest.mark.parametrize("name", RACES)
-def test_led_agents_against_their_mirror_image_fight_fairly(name: str) -> None:
-    """Both teams led by the map's orders: neither may win by its place in the row."""
-    from envs.skirmish.battle import Rules, Skirmish
-
+def test_the_maps_orders_favour_no_team(name: str) -> None:
+    """Both teams led like enemies from mirrored places: a coin's toss. The whole battle is one step."""
+    options = made(name, step_mul=1600).cfg
     battle_map = generated(name, {"n_units": 5, "n_enemies": 5, "start_positions": {"dist_type": "reflect_position"}})
-    battle = Skirmish(battle_map, made(name).cfg, 600, torch.device("cpu"), 0, Rules(duel=1))
+    battle = Skirmish(battle_map, options, 400, torch.device("cpu"), 0, Rules(duel=1))
     battle.reset()
-    won = torch.zeros(600)
-    lost = torch.zeros(600)
-    for _ in range(200):
-        battle.step((battle.live["hp"][:, :5] > 0).long())
-        won += battle.live["won"]
-        lost += (battle.live["terminated"] > 0) & (battle.live["won"] == 0) & (battle.live["dead_allies"] == 5)
-    assert close(int(won.sum()), int(won.sum() + lost.sum()), 0.5)
+    battle.step(torch.ones(400, 5, dtype=torch.long))
+    live = battle.live
+    over = (live["terminated"] > 0) & ((live["dead_allies"] < 5) | (live["dead_enemies"] < 5))
+    assert over.sum() > 250, "some end with everybody dead, some with Marauders that cannot hit Medivacs"
+    assert close(int(live["won"].sum()), int(over.sum()), 0.5)

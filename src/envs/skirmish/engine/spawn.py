@@ -10,7 +10,7 @@ from envs.skirmish.engine.combat import is_led
 from envs.skirmish.engine.draw import draw_battle
 from envs.skirmish.engine.ground import slide
 from envs.skirmish.engine.layout import IDLE, MOVE, STAND, Battle, Scene
-from envs.skirmish.engine.motion import separate
+from envs.skirmish.engine.motion import push_apart
 
 ROUNDS = wp.constant(32)
 """Of pushing drawn units apart before a battle begins."""
@@ -36,12 +36,17 @@ def sort_agents(s: Scene, b: Battle, i: int):
 
 @no_type_check
 @wp.func
-def push_apart_at_first(s: Scene, b: Battle, i: int):
-    """Units that appear on top of each other come to stand side by side, as the game places them."""
+def line_up(s: Scene, b: Battle, i: int):
+    """Units that appear on top of each other come to stand side by side, as the game places them.
+
+    Pairs come in the units' order, so that mirrored teams stay mirrored.
+    """
     for u in range(s.n_units):
         b.stance[i, u] = IDLE
     for _round in range(ROUNDS):
-        separate(s, b, i)
+        for u in range(s.n_units):
+            for v in range(u + 1, s.n_units):
+                push_apart(s, b, i, u, v)
 
 
 @no_type_check
@@ -81,7 +86,7 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
         b.script[i, n] = -1
         b.last[i, n] = -1
     if s.drawn > 0:
-        push_apart_at_first(s, b, i)
+        line_up(s, b, i)
     sort_agents(s, b, i)
     b.time[i] = 0
     b.running[i] = 1
