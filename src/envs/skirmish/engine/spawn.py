@@ -56,7 +56,6 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
     r = s.spawn_jitter
     share = wp.randf(rng)
     goal = s.order_from + share * (s.order_to - s.order_from)
-    mirrored = wp.vec2(float(s.size) - goal[0], goal[1])
     if s.drawn > 0:
         draw_battle(s, b, i, wp.randi(rng))
     for u in range(s.n_units):
@@ -78,7 +77,7 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
         b.side[i, u] = 0
         b.stuck[i, u] = 0
         b.target[i, u] = -1
-        b.goal[i, u] = wp.where(u < s.n_agents, mirrored, goal)
+        b.goal[i, u] = goal
         b.order[i, u] = STAND
         if is_led(s, u) and s.has_order > 0:
             b.order[i, u] = MOVE
