@@ -76,8 +76,8 @@ class Rules:
     heal_cost: float = 0.33
     """Energy per health point."""
     duel: int = 0
-    """1: the agents are led like enemies, whatever their actions, from mirrored places, and the teams meet half way, which
-    must be a fair fight; for tests."""
+    """1: the agents are led like enemies, whatever their actions, from mirrored places, and the teams meet half way,
+    which must be a fair fight; for tests."""
 
 
 _PLACING = ("spawn_turn", "spawn_clockwise")
