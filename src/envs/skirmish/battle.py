@@ -85,7 +85,8 @@ _PLACING = ("spawn_turn", "spawn_clockwise")
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally")
+_SPOTTING = ("spotted", "spotter", "watch", "hidden")
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally", *_SPOTTING)
 """The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
@@ -131,7 +132,10 @@ class Skirmish:
             "stale": (b,),
             "present": (b,),
         }
+        e, a = (self.map.n_enemies, n) if self.options.tracked else (1, 1)
+        whole |= {"spotter": (b, e), "watch": (b, a), "hidden": (b, a)}
         flags: dict[str, tuple[int, ...]] = {
+            "spotted": (b, e, a),
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
             "terminated": (b,),
@@ -290,14 +294,33 @@ class Skirmish:
         number, via = routes or (np.zeros(SIZE * SIZE, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
         scene.number = wp.array(number, dtype=wp.int32, device=device)
         scene.via = wp.array(via, dtype=wp.int32, device=device)
-        for name, value in self._numbers().items():
+        for name, value in (self._numbers() | self._draw(device)).items():
             setattr(scene, name, value)
         return scene
+
+    def _draw(self, device: Any) -> dict[str, Any]:
+        """How teams and places are drawn."""
+        draw = self.map.draw
+        if draw is None:
+            nothing = {"cumulative": float, "excepted": wp.int32}
+            arrays: dict[str, Any] = {name: wp.zeros(1, dtype=dtype, device=device) for name, dtype in nothing.items()}
+            return arrays | {"drawn": 0, "n_types": 0, "reflected": 0.0, "area": wp.vec2(0.0, 0.0)}
+        excepted = [name in draw.exceptions for name in draw.types]
+        return {
+            "drawn": 1,
+            "n_types": len(draw.types),
+            "cumulative": wp.array(np.cumsum(draw.weights), dtype=float, device=device),
+            "excepted": wp.array(excepted, dtype=wp.int32, device=device),
+            "reflected": -1.0 if draw.reflected is None else draw.reflected,
+            "area": wp.vec2(*draw.area),
+        }
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """[u, 2] where the units appear, and [points, 2] of the order of those that are led."""
         m, rules, grid = self.map, self.rules, walkable(self.map.terrain)
         orders = np.array(m.orders or m.ally_points)
+        if m.draw is not None:
+            return np.array([*m.ally_points, *m.enemy_points]), orders
         allies = formation(m.allies, m.ally_points, grid, rules.spawn_turn, rules.spawn_clockwise)
         if rules.duel:
             apart = np.abs(np.subtract(m.ally_points[0], m.enemy_points[0]))
@@ -312,16 +335,20 @@ class Skirmish:
         ally_shield, enemy_shield = shields(m)
         rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
         return rules | {
-            "widest": (2 * max(kind.separation for kind in m.kinds(m.allies + m.enemies))) ** 2,
+            "widest": (2 * max(UNITS[name].separation for name, _ in m.allies + m.enemies)) ** 2,
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
-            "enemy_shield": enemy_shield, "hunted": int(m.hunted),
+            "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,
             "medics": int("medivac" in dict(m.allies)), "has_order": int(bool(m.orders)),
             "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
-            "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
+            "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
             "obs_allies": get_args(AllyBlock).index(o.obs_allies),
+            "obs_mate_types": int(m.draw is None or m.draw.observed), "obs_own_pos": int(o.obs_own_pos),
+            "fully_observable": int(o.fully_observable), "action_mask": int(o.action_mask),
+            "tracked": int(o.tracked), "hides_lower": int(o.hides_lower_enemies),
+            "prob_obs_enemy": o.prob_obs_enemy, "clipped": int(o.reward_clipped),
             "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
             "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
             "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),
@@ -334,15 +361,22 @@ class Skirmish:
     def _kinds(self) -> tuple[np.ndarray, list[int]]:
         """One record per type and team, times in loops; and the record of every unit."""
         m = self.map
-        codes = [[name for name, _ in m.allies], list(m.enemy_codes)]
+        codes = [list(m.ally_codes) or [name for name, _ in m.allies], list(m.enemy_codes)]
         types = [(side, name, count) for side, team in enumerate((m.allies, m.enemies)) for name, count in team]
         record_type: Any = layout.Kind.numpy_dtype()  # type: ignore[attr-defined]
         records = np.zeros(len(types), dtype=record_type)
         for row, (side, name, _) in enumerate(types):
             code = codes[side].index(name) if name in codes[side] else 0
-            for field, value in (in_loops(UNITS[name]) | {"code": code}).items():
+            for field, value in (in_loops(UNITS[name]) | {"code": code} | self._ranges(UNITS[name])).items():
                 records[field][row] = value
         return records, [i for i, (_, _, count) in enumerate(types) for _ in range(count)]
+
+    def _ranges(self, kind: UnitKind) -> dict[str, float | None]:
+        """How far an agent of a type sees and is offered attacks."""
+        o = self.options
+        if o.use_unit_ranges:
+            return {"sight": kind.sight, "shoot": max(kind.shoot, o.min_attack_range)}
+        return {"sight": o.sight_range, "shoot": SHOOT_RANGE}
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:
