@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from core.picture import Frame, Stage
 from core.registry import ENVS, did_you_mean
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -151,10 +152,6 @@ class StarCraft2(BatchedEnv):
         """Engine and map, for instance ``sc2-skirmish/corridor``."""
         return f"sc2-{self.cfg.engine}/{self.cfg.map_name}"
 
-    def render(self, row: int) -> str:
-        """The battlefield of one row as text."""
-        return self.battle.picture(row)
-
     def state_dict(self) -> dict[str, Any]:
         """Units, orders, clocks and generators of every row."""
         return dict(self.battle.state_dict())
@@ -162,6 +159,18 @@ class StarCraft2(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.battle.load_state_dict(state)
+
+    def stage(self, row: int) -> Stage:
+        """The map and its units."""
+        from envs.skirmish import view
+
+        return view.stage(self.battle, row)
+
+    def frame(self, row: int) -> Frame:
+        """The units now. ``battle.picture(row)`` is the same as text."""
+        from envs.skirmish import view
+
+        return view.frame(self.battle, row)
 
 
 def missing_for_starcraft2() -> list[str]:
