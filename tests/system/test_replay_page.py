@@ -212,6 +212,23 @@ def test_the_list_chooses_too_and_says_what_is_done(shown: Chromium, data: dict[
         shown.press("ArrowRight")
 
 
+def test_enemies_do_what_they_are_ordered_to(shown: Chromium, data: dict[str, Any]):
+    """What stands in the list at step k is the order that led to the next frame."""
+    frames, words = data["episodes"][0]["frames"], data["episodes"][0]["words"]
+    seen = set()
+    for k in range(0, steps(data), 3):
+        shown.value(f"seek({k})")
+        shown.settle()
+        for u in range(5, 10):
+            if frames["alive"][k + 1][u] == "1":
+                target = frames["target"][k + 1][u]
+                order = words[frames["order"][k + 1][u]] + (f" {target}" if target >= 0 else "")
+                does = shown.value(f"document.querySelector('[data-unit=\"{u}\"] .does').textContent")
+                assert does == order
+                seen.add(order.split()[0])
+    assert seen == {"move", "attack"}
+
+
 def test_the_fallen_are_gone(shown: Chromium, data: dict[str, Any]):
     alive = data["episodes"][0]["frames"]["alive"]
     k, u = next((k, u) for k in range(1, len(alive)) for u in range(10) if alive[k][u] == "0")

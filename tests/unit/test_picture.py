@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -292,6 +295,19 @@ def test_multi_goal_shows_point_and_goals():
     assert now.position[2:].tolist() == [[0, 5], [0, -5], [5, 0], [-5, 0]]
     assert [entity.mark for entity in world.entities] == ["0", "1", "N", "S", "E", "W"]
     assert env.render(0, width=140).shape == (140, 140, 3)
+
+
+def test_the_example_of_an_environment_of_ones_own_works():
+    """What docs/replay.md prints is enough for a picture."""
+    text = (Path(__file__).parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"Stage": Stage, "Frame": Frame, "Entity": Entity}
+    exec(re.search(r"```python\n(def stage.*?)```", text, re.DOTALL).group(1), names)
+    env = SimpleNamespace(place=torch.tensor([[[-0.5, 0.0], [0.5, 0.0], [0.0, 0.5]]]))
+    now = names["frame"](env, 0)
+    picture = draw(names["stage"](env, 0), now, width=400)
+    assert tuple(picture[200, 93].tolist()) == tuple(picture[200, 307].tolist()) == rgb(TEAMS[0].light)
+    env.place += 1
+    assert now.position[0, 0] == -0.5, "a copy"
 
 
 def test_environments_without_a_place_say_so():

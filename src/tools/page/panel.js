@@ -149,12 +149,12 @@ class Panel {
   where(k, u, alive) {
     const { episode } = this;
     const entity = episode.entities[u];
-    const target = episode.at("target", Math.min(k + 1, episode.steps), u);
+    const target = episode.target(k, u);
     const parts = [];
     if (alive) parts.push(`at ${shown(episode.at("x", k, u), 2)}, ${shown(episode.at("y", k, u), 2)}`);
     if (entity.sight) parts.push(`sees ${shown(entity.sight, 2)} far`);
     if (entity.reach) parts.push(`reaches ${shown(entity.reach, 2)}`);
-    if (alive && episode.frames.target && target >= 0) {
+    if (alive && target >= 0) {
       const other = episode.entities[target];
       parts.push(`after ${other.name} (${teamName(episode.stage, other)})`);
     }

@@ -62,10 +62,19 @@ class Episode {
   doing(k, u) {
     const entity = this.entities[u];
     if (entity.agent !== undefined) return k < this.steps ? this.actionOf(k, entity) : "";
-    const next = Math.min(k + 1, this.steps);
-    const target = this.at("target", next, u);
-    const word = this.words[this.at("order", next, u)] || "";
+    const word = this.words[this.at("order", this.orderedBy(k, u), u)] || "";
+    const target = this.target(k, u);
     return target >= 0 ? `${word} ${this.entities[target].mark}`.trim() : word;
+  }
+
+  // The frame that tells what a unit does in step k: the one after it, where it lives to see that.
+  orderedBy(k, u) {
+    return k < this.steps && this.alive(k + 1, u) ? k + 1 : k;
+  }
+
+  // Whom a unit is after in step k; -1: nobody.
+  target(k, u) {
+    return this.frames.target ? this.at("target", this.orderedBy(k, u), u) : -1;
   }
 
   actionOf(k, entity) {
@@ -260,7 +269,6 @@ class Painter {
     pen.save();
     pen.strokeStyle = theme.text;
     pen.lineWidth = 2;
-    pen.lineCap = "round";
     let from = this.place(this.moment[u].x, this.moment[u].y);
     for (let i = k; i >= Math.max(0, k - TRAIL) && episode.alive(i, u); i--) {
       const to = this.place(episode.at("x", i, u), episode.at("y", i, u));
@@ -300,13 +308,12 @@ class Painter {
   paintAims() {
     const { pen, episode, moment, options, theme, t } = this;
     const k = Math.min(Math.floor(t), episode.steps);
-    const next = Math.min(k + 1, episode.steps);
     pen.save();
     pen.setLineDash([5, 4]);
     pen.lineDashOffset = -18 * (t - k) * 2;
     episode.entities.forEach((entity, u) => {
-      const target = episode.at("target", next, u);
-      if (!episode.frames.target || target < 0 || !episode.alive(k, u) || !episode.alive(k, target)) return;
+      const target = episode.target(k, u);
+      if (target < 0 || !episode.alive(k, u) || !episode.alive(k, target)) return;
       const helps = entity.team !== undefined && entity.team === episode.entities[target].team;
       pen.strokeStyle = helps ? theme.health : colourOf(episode.stage, entity, theme.scheme);
       pen.globalAlpha = u === options.chosen ? 1 : 0.5;
