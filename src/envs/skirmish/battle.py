@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ import warp as wp
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from envs.skirmish import crew
 from envs.skirmish.engine import kernels, layout
-from envs.skirmish.maps import SIZE, BattleMap, Point, formation, ground, walkable, ways
-from envs.skirmish.options import Options, max_reward, shields, sizes
+from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, formation, ground, walkable, ways
+from envs.skirmish.options import Options, complete, max_reward, shields, sizes
 from envs.skirmish.units import LEGS, LOOPS_PER_SECOND, UNITS, UnitKind
 
 SHOOT_RANGE = 6.0
@@ -34,6 +36,11 @@ class Rules:
     """Every shot's cooldown is longer by a uniform random amount from here ..."""
     jitter_high: float = 2.0
     """... to here."""
+    spawn_turn: float = 0.5
+    """A team's units take the free places nearest to their point; of equally near ones first the one in this direction
+    (degrees from the east, anti-clockwise) ..."""
+    spawn_clockwise: bool = False
+    """... and then those further round. The game's own order is unknown; much hangs on it."""
     spawn_jitter: float = 0.05
     """Units appear at most this far from their place, on either axis."""
     slop: float = 1.0
@@ -69,14 +76,17 @@ class Rules:
     heal_cost: float = 0.33
     """Energy per health point."""
     duel: int = 0
-    """1: the agents are led like enemies, from mirrored places, which must be a fair fight; for tests."""
+    """1: the agents are led like enemies, whatever their actions, from mirrored places, and the teams meet half way, which
+    must be a fair fight; for tests."""
 
 
+_PLACING = ("spawn_turn", "spawn_clockwise")
+"""Rules that are done with when the units' places are known."""
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
-"""The tensors that decide what happens next."""
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally")
+"""The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
 
@@ -93,31 +103,46 @@ class Skirmish:
         rules: Rules | None = None,
     ) -> None:
         """``seed`` derives every row's generator."""
-        self.map, self.options, self.n_envs, self.device = battle_map, options, n_envs, device
+        self.map, self.n_envs, self.device = battle_map, n_envs, device
+        self.options = complete(options, battle_map)
         self.rules = rules or Rules()
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
-        self._commands: dict[str, Any] = {}
+        self._commands: dict[int, list[dict[str, Any]]] = {}
         self.seed_rows(seed)
 
     def _allocate(self) -> dict[str, Tensor]:
         """Zeroed tensors: dead units, no battle running."""
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "pace")}
         real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
-        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
-        whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
+        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot", "roll")}
+        whole |= {
+            "script": (b, n),
+            "last": (b, n),
+            "time": (b,),
+            "running": (b,),
+            "rng": (b, 2),
+            "tally": (b, 3),
+            "stale": (b,),
+            "present": (b,),
+        }
         flags: dict[str, tuple[int, ...]] = {
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
             "terminated": (b,),
             "truncated": (b,),
         }
-        shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
+        shapes = (
+            (real, torch.float32),
+            ({"before": (b, u)}, torch.float64),
+            (whole | {"fault": (1,)}, torch.int32),
+            (flags, torch.uint8),
+        )
         live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
         live["stale"].fill_(1)
         return live
@@ -130,8 +155,7 @@ class Skirmish:
             self._which.fill_(1)
         else:
             self._which.copy_(which)
-        self._launch("start")
-        self._launch("show")
+        self._launch("start", "show")
 
     def step(self, action: Int[Tensor, "b n"]) -> None:
         """One agent step of every running battle.
@@ -139,14 +163,26 @@ class Skirmish:
         Raises:
             ValueError: an action of a running battle is not available; nothing has changed then.
         """
+        self._obey(action)
+        self._launch("play", "show")
+
+    def step_unseen(self, action: Int[Tensor, "b n"]) -> None:
+        """``step``, but of what is shown only the masks are renewed; the next ``step`` or ``refresh`` shows the rest.
+
+        Raises:
+            ValueError: as ``step``.
+        """
+        self._obey(action)
+        self._launch("play", "offer")
+
+    def _obey(self, action: Int[Tensor, "b n"]) -> None:
+        """Takes over the actions, if all of them are available."""
         self._action.copy_(action)
-        self._launch("check")
+        self._launch("check", slices=1)  # which of two faults is told must not depend on threads
         if fault := int(self.live["fault"][0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
-        self._launch("play")
-        self._launch("show")
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
@@ -163,7 +199,7 @@ class Skirmish:
         self.live["rng"][:, 1] = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that decides what happens next."""
+        """Copies of everything that decides what happens next, and of the tally."""
         return {name: self.live[name].clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -194,15 +230,41 @@ class Skirmish:
 
     # ------------------------------------------------------------ kernels
 
-    def _launch(self, name: str) -> None:
-        """Runs a kernel over all rows, on torch's stream."""
-        if not self._commands:
-            self._commands = self._record()
-        stream = wp.stream_from_torch(self.live["hp"].device) if self.device.type == "cuda" else None
-        self._commands[name].launch(stream=stream)
+    def _launch(self, *names: str, slices: int | None = None) -> None:
+        """Runs kernels, one after the other, over all rows: on torch's stream, or on the CPU in slices side by side."""
+        on_cuda = self.device.type == "cuda"
+        slices = 1 if on_cuda else slices or crew.n_slices(self.n_envs, self.map.n_agents + self.map.n_enemies)
+        if slices not in self._commands:
+            self._commands[slices] = self._record(slices)
+        stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
 
-    def _record(self) -> dict[str, Any]:
-        """Every kernel with its arguments bound once."""
+        def run(commands: dict[str, Any]) -> None:
+            for name in names:
+                commands[name].launch(stream=stream)
+
+        crew.side_by_side([partial(run, commands) for commands in self._commands[slices]])
+
+    def _record(self, slices: int) -> list[dict[str, Any]]:
+        """Every kernel with its arguments bound once, for each slice of the rows."""
+        device, (scene, battle, action, which) = self._bound
+        arguments = {
+            "start": (kernels.start, [scene, battle, which]),
+            "check": (kernels.check, [scene, battle, action]),
+            "play": (kernels.play, [scene, battle, action]),
+            "show": (kernels.show, [scene, battle, 1]),
+            "offer": (kernels.show, [scene, battle, 0]),
+        }
+        return [
+            {
+                name: wp.launch(kernel, dim=rows, inputs=[first, *inputs], device=device, record_cmd=True)
+                for name, (kernel, inputs) in arguments.items()
+            }
+            for first, rows in crew.deal(self.n_envs, slices)
+        ]
+
+    @cached_property
+    def _bound(self) -> tuple[Any, tuple[Any, ...]]:
+        """Warp's device and what the kernels work on, which must outlive the commands: these keep addresses only."""
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         with without_missing_driver():
             wp.init()
@@ -212,18 +274,7 @@ class Skirmish:
         for name, tensor in self.live.items():
             dtype = wp.vec2 if name in (*_VECTORS, *_SCRATCH_VECTORS) else None
             setattr(battle, name, wp.from_torch(tensor, dtype=dtype, requires_grad=False))
-        action, which = wp.from_torch(self._action), wp.from_torch(self._which)
-        arguments = {
-            "start": (kernels.start, [scene, battle, which]),
-            "check": (kernels.check, [scene, battle, action]),
-            "play": (kernels.play, [scene, battle, action]),
-            "show": (kernels.show, [scene, battle]),
-        }
-        self._held = (scene, battle, action, which)  # Warp keeps only addresses
-        return {
-            name: wp.launch(kernel, dim=self.n_envs, inputs=inputs, device=device, record_cmd=True)
-            for name, (kernel, inputs) in arguments.items()
-        }
+        return device, (scene, battle, wp.from_torch(self._action), wp.from_torch(self._which))
 
     def _scene(self, device: Any) -> Any:
         """Map, units, options and rules in the kernels' terms."""
@@ -243,19 +294,25 @@ class Skirmish:
             setattr(scene, name, value)
         return scene
 
-    def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
-        """[u, 2] where the units appear, and the points of the enemies' order."""
-        m, grid = self.map, walkable(self.map.terrain)
-        allies = formation(m.allies, m.ally_points, grid)
-        if self.rules.duel:
-            return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
-        return np.concatenate([allies, formation(m.enemies, m.enemy_points, grid)]), m.orders or m.ally_points
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """[u, 2] where the units appear, and [points, 2] of the order of those that are led."""
+        m, rules, grid = self.map, self.rules, walkable(self.map.terrain)
+        orders = np.array(m.orders or m.ally_points)
+        allies = formation(m.allies, m.ally_points, grid, rules.spawn_turn, rules.spawn_clockwise)
+        if rules.duel:
+            apart = np.abs(np.subtract(m.ally_points[0], m.enemy_points[0]))
+            axis = np.eye(2)[apart.argmax()]
+            return np.concatenate([allies, allies + axis * (SIZE - 2 * allies)]), orders + axis * (SIZE / 2 - orders)
+        enemies = formation(m.enemies, m.enemy_points, grid, rules.spawn_turn, rules.spawn_clockwise)
+        return np.concatenate([allies, enemies]), orders
 
     def _numbers(self) -> dict[str, float]:
         """The plain numbers of a scene."""
         o, m = self.options, self.map
         ally_shield, enemy_shield = shields(m)
-        return vars(self.rules) | {
+        rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
+        return rules | {
+            "widest": (2 * max(kind.separation for kind in m.kinds(m.allies + m.enemies))) ** 2,
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
             "enemy_shield": enemy_shield, "hunted": int(m.hunted),
@@ -264,6 +321,7 @@ class Skirmish:
             "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
+            "obs_allies": get_args(AllyBlock).index(o.obs_allies),
             "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
             "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
             "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),

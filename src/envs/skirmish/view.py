@@ -76,7 +76,7 @@ def _entity(battle: Skirmish, u: int, kind: UnitKind) -> Entity:
         agent=None if team else u,
         actions=() if team else (*_MOVES, *aims),
         radius=kind.radius,
-        sight=0.0 if team else battle.options.sight_range,
+        sight=0.0 if team else battle.options.sight_range or 0.0,
         reach=kind.reach,
         health=kind.hp,
         shield=kind.shield,

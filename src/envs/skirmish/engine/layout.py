@@ -25,6 +25,11 @@ CLIMBS = wp.constant(1)
 FLIES = wp.constant(2)
 """How a unit gets about, numbered as in the table of units."""
 
+DROP = wp.constant(0)
+ZERO = wp.constant(1)
+FULL = wp.constant(2)
+"""What observations have of the other agents."""
+
 NEVER = wp.constant(1.0e9)
 
 
@@ -110,6 +115,7 @@ class Scene:
     obs_all_health: int
     obs_own_health: int
     obs_last_action: int
+    obs_allies: int
     obs_pathing: int
     obs_time: int
     state_last_action: int
@@ -117,11 +123,13 @@ class Scene:
     state_is_obs: int
     sparse: int
     only_positive: int
-    death_value: float
-    negative_scale: float
-    win: float
-    defeat: float
-    divisor: float
+    death_value: wp.float64
+    negative_scale: wp.float64
+    win: wp.float64
+    defeat: wp.float64
+    divisor: wp.float64
+    widest: float
+    """The square of the distance from which on no two units touch."""
     # rules that may be fitted
     jitter_low: float
     jitter_high: float
@@ -177,13 +185,19 @@ class Battle:
     time: wp.array(dtype=wp.int32)
     running: wp.array(dtype=wp.int32)
     rng: wp.array2d(dtype=wp.int32)
+    tally: wp.array2d(dtype=wp.int32)
+    """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
-    before: wp.array2d(dtype=float)
+    before: wp.array2d(dtype=wp.float64)
+    """Health and shield at the beginning of the step; 0 of the dead."""
     stance: wp.array2d(dtype=wp.int32)
     dest: wp.array2d(dtype=wp.vec2)
     pace: wp.array2d(dtype=float)
     origin: wp.array2d(dtype=wp.vec2)
     shot: wp.array2d(dtype=wp.int32)
+    roll: wp.array2d(dtype=wp.int32)
+    """Those alive at the beginning of the step, in this step's order; ``present`` of them."""
+    present: wp.array(dtype=wp.int32)
     stale: wp.array(dtype=wp.int32)
     fault: wp.array(dtype=wp.int32)
     # what is shown
