@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ PATIENCE = 60.0
 """Seconds that any answer may take."""
 SWITCHES = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
             "--disable-dev-shm-usage", "--force-device-scale-factor=1", "--remote-debugging-pipe")  # fmt: skip
+
+LAUNCH = """
+import os, sys
+high = [os.dup2(int(end), 20 + i) for i, end in enumerate(sys.argv[1:3])]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads its commands from descriptor 3 and answers on 4."""
 
 
 def find() -> str | None:
@@ -29,22 +39,16 @@ class Chromium:
 
     def __init__(self, program: str, profile: Path) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
-
-        def pipes() -> None:  # Chromium reads commands from descriptor 3 and answers on 4
-            os.dup2(to_browser[0], 10)
-            os.dup2(from_browser[1], 11)
-            os.dup2(10, 3)
-            os.dup2(11, 4)
-
+        ends = to_browser[0], from_browser[1]
+        browser = [program, *SWITCHES, f"--user-data-dir={profile}", "about:blank"]
         self.process = subprocess.Popen(
-            [program, *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=pipes,
-            close_fds=False,
+            [sys.executable, "-c", LAUNCH, *map(str, ends), *browser],
+            pass_fds=ends,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_browser[0])
-        os.close(from_browser[1])
+        for end in ends:
+            os.close(end)
         self._out, self._in, self._rest, self._number = to_browser[1], from_browser[0], b"", 0
         self.problems: list[str] = []
         self._session: str | None = None

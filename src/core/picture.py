@@ -35,6 +35,8 @@ class Entity:
     """The agent that acts for it, counted from 0."""
     actions: tuple[str, ...] = ()
     """Its agent's numbered actions by name; empty where they have none."""
+    aims: tuple[int, ...] = ()
+    """For each of these actions the entity that it is directed at, or -1; empty where none is directed at any."""
     radius: float
     """In the world's units."""
     sight: float = 0.0
@@ -68,6 +70,9 @@ class Stage:
     """Equal cells that fill it, x to the right and y up: FLOOR, WALL or CLIFF; None: all floor."""
 
     def __post_init__(self) -> None:
+        odd = [entity.name for entity in self.entities if entity.aims and len(entity.aims) != len(entity.actions)]
+        if odd:
+            raise ValueError(f"the stage {self.title} has entities with other numbers of aims than of actions: {odd}")
         if not (self.low[0] < self.high[0] and self.low[1] < self.high[1]):
             raise ValueError(f"the stage {self.title} has no area: {self.low} to {self.high}")
         lost = [entity.name for entity in self.entities if entity.team not in (None, *range(len(self.teams)))]
@@ -91,7 +96,7 @@ class Frame:
     energy: Float[np.ndarray, " e"]
     cooldown: Float[np.ndarray, " e"]
     target: Int[np.ndarray, " e"]
-    """The entity that it is after, which may just have fallen; -1: none."""
+    """The entity that it is after; -1: none."""
     order: tuple[str, ...]
     """What it is told to do, in a word; empty where that is not known."""
 

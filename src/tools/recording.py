@@ -135,7 +135,7 @@ def result_of(metrics: dict[str, float], *, ended: bool) -> str:
 
 
 def compact(recordings: list[Recording]) -> dict[str, Any]:
-    """Stages and episodes as lists of rounded numbers; what is 0 throughout is left out."""
+    """Stages and episodes as lists of rounded numbers; what is 0 throughout (of targets: -1) is left out."""
     stages: dict[str, dict[str, Any]] = {}
     episodes = []
     for recording in recordings:
@@ -147,7 +147,7 @@ def compact(recordings: list[Recording]) -> dict[str, Any]:
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    vocabularies = list(dict.fromkeys(entity.actions for entity in stage.entities))
+    vocabularies = list(dict.fromkeys((entity.actions, entity.aims) for entity in stage.entities))
     cells = None
     if stage.ground is not None:
         columns, rows = stage.ground.shape
@@ -159,7 +159,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "teams": [{"name": name, "colour": vars(colour(i))} for i, name in enumerate(stage.teams)],
         "nobody": vars(NOBODY),
         "kinds": [{"name": kind, "emblem": emblem(i)} for i, kind in enumerate(stage.kinds)],
-        "vocabularies": vocabularies,
+        "vocabularies": [{"actions": actions, "aims": aims} for actions, aims in vocabularies],
         "low": stage.low,
         "high": stage.high,
         "ground": cells,
@@ -167,8 +167,12 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _entity(stage: Stage, entity: Entity, vocabularies: list[tuple[str, ...]]) -> dict[str, Any]:
-    fields = vars(entity) | {"kind": stage.kinds.index(entity.kind), "actions": vocabularies.index(entity.actions)}
+def _entity(
+    stage: Stage, entity: Entity, vocabularies: list[tuple[tuple[str, ...], tuple[int, ...]]]
+) -> dict[str, Any]:
+    vocabulary = vocabularies.index((entity.actions, entity.aims))
+    fields = vars(entity) | {"kind": stage.kinds.index(entity.kind), "vocabulary": vocabulary}
+    del fields["actions"], fields["aims"]
     has = {name: getattr(entity, name) for name in ("sight", "reach", *COLUMNS)}
     return {name: value for name, value in fields.items() if value is not None and has.get(name, 1.0) > 0}
 
@@ -191,12 +195,13 @@ def _episode(recording: Recording) -> dict[str, Any]:
         "actions": _rounded(recording.action),
         "choices": recording.choices.tolist(),
         "words": words,
-        "frames": {name: column for name, column in columns.items() if _says_something(column)},
+        "frames": {name: column for name, column in columns.items() if _says_something(name, column)},
     }
 
 
-def _says_something(column: list[Any]) -> bool:
-    return any(isinstance(row, str) or any(row) for row in column)
+def _says_something(name: str, column: list[Any]) -> bool:
+    nothing = -1 if name == "target" else 0
+    return any(value != nothing for row in column for value in row)
 
 
 def _rounded(numbers: np.ndarray | list[np.ndarray], fine: int = FINE) -> list[Any]:

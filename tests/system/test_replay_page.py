@@ -81,7 +81,7 @@ def pixels(browser: Chromium) -> np.ndarray:
 def doing(data: dict[str, Any], agent: int, k: int) -> str:
     """The name of an agent's action at step ``k``."""
     stage, episode = data["stages"][0], data["episodes"][0]
-    names = stage["vocabularies"][stage["entities"][agent]["actions"]]
+    names = stage["vocabularies"][stage["entities"][agent]["vocabulary"]]["actions"]
     return names[episode["actions"][k][agent]]
 
 
@@ -212,6 +212,18 @@ def test_the_list_chooses_too_and_says_what_is_done(shown: Chromium, data: dict[
         shown.press("ArrowRight")
 
 
+def test_agents_are_after_whom_their_actions_name(shown: Chromium, data: dict[str, Any]):
+    """Also where that enemy falls in this very step."""
+    episode = data["episodes"][0]
+    checked = set()
+    for k in range(steps(data)):
+        for u in range(5):
+            action, target = episode["actions"][k][u], shown.value(f"episode().target({k}, {u})")
+            assert target == (action - 6 + 5 if action >= 6 else -1)
+            checked.add(target)
+    assert len(checked) > 3
+
+
 def test_enemies_do_what_they_are_ordered_to(shown: Chromium, data: dict[str, Any]):
     """What stands in the list at step k is the order that led to the next frame."""
     frames, words = data["episodes"][0]["frames"], data["episodes"][0]["words"]
@@ -221,8 +233,10 @@ def test_enemies_do_what_they_are_ordered_to(shown: Chromium, data: dict[str, An
         shown.settle()
         for u in range(5, 10):
             if frames["alive"][k + 1][u] == "1":
-                target = frames["target"][k + 1][u]
-                order = words[frames["order"][k + 1][u]] + (f" {target}" if target >= 0 else "")
+                old, new = frames["target"][k][u], frames["target"][k + 1][u]
+                felled = new < 0 <= old and frames["alive"][k + 1][old] < frames["alive"][k][old]
+                target = old if felled else new
+                order = words[frames["order"][k + 1 - felled][u]] + (f" {target}" if target >= 0 else "")
                 does = shown.value(f"document.querySelector('[data-unit=\"{u}\"] .does').textContent")
                 assert does == order
                 seen.add(order.split()[0])

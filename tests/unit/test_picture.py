@@ -166,6 +166,8 @@ def test_impossible_stages_are_refused():
         stage(high=(0.0, 5.0))
     with pytest.raises(ValueError, match=r"2 teams, none of which is that of \['stray'\]"):
         stage(thing(name="stray", team=2))
+    with pytest.raises(ValueError, match=r"other numbers of aims than of actions: \['odd'\]"):
+        stage(thing(name="odd", actions=("stay", "go"), aims=(-1,)))
     with pytest.raises(ValueError, match="at least 1 pixel"):
         draw(stage(), Frame.of(np.zeros((0, 2), dtype=np.float32)), width=0)
 
@@ -250,6 +252,8 @@ def test_action_names_say_what_the_actions_do():
     env = skirmish("MMM")
     assert env.stage(0).entities[9].actions[6:8] == ("heal 0", "heal 1")
     assert env.stage(0).entities[0].actions[6 + 9] == "attack 9"
+    assert env.stage(0).entities[9].aims[5:8] == (-1, 0, 1), "mates"
+    assert env.stage(0).entities[0].aims[5:8] == (-1, 10, 11), "enemies"
     env = skirmish("3m")
     for action, name in enumerate(env.stage(0).entities[0].actions[2:6], start=2):
         env.reset()

@@ -165,7 +165,17 @@ def test_how_an_episode_came_out(metrics: dict[str, float], ended: bool, result:
 def recording(**fields: Any) -> Recording:
     """Two agents of two teams and a landmark, which live through one step."""
     entities = (
-        Entity(name="a", kind="agent", mark="0", team=0, agent=0, actions=("stay", "go"), radius=0.1, sight=0.5),
+        Entity(
+            name="a",
+            kind="agent",
+            mark="0",
+            team=0,
+            agent=0,
+            actions=("stay", "go"),
+            aims=(-1, 2),
+            radius=0.1,
+            sight=0.5,
+        ),
         Entity(name="b", kind="agent", mark="1", team=1, agent=1, radius=0.1, health=10.0),
         Entity(name="c", kind="landmark", mark="x", radius=0.2),
     )
@@ -184,21 +194,26 @@ def test_the_compact_form_holds_everything_that_is_not_nothing():
     data = compact([recording()])
     (stage,), (episode,) = data["stages"], data["episodes"]
     assert stage["entities"][0] == {
-        "name": "a", "kind": 0, "mark": "0", "team": 0, "agent": 0, "actions": 0, "radius": 0.1, "sight": 0.5,
+        "name": "a", "kind": 0, "mark": "0", "team": 0, "agent": 0, "vocabulary": 0, "radius": 0.1, "sight": 0.5,
     }  # fmt: skip
     assert stage["entities"][1] == {
-        "name": "b", "kind": 0, "mark": "1", "team": 1, "agent": 1, "actions": 1, "radius": 0.1, "health": 10.0,
+        "name": "b", "kind": 0, "mark": "1", "team": 1, "agent": 1, "vocabulary": 1, "radius": 0.1, "health": 10.0,
     }  # fmt: skip
-    assert stage["entities"][2] == {"name": "c", "kind": 1, "mark": "x", "actions": 1, "radius": 0.2}
-    assert stage["vocabularies"] == [("stay", "go"), ()]
+    assert stage["entities"][2] == {"name": "c", "kind": 1, "mark": "x", "vocabulary": 1, "radius": 0.2}
+    assert stage["vocabularies"] == [{"actions": ("stay", "go"), "aims": (-1, 2)}, {"actions": (), "aims": ()}]
     assert [team["name"] for team in stage["teams"]] == ["we", "they"] and stage["ground"] is None
     assert episode["frames"] == {
         "x": [[0.1235, -0.5, 0.3333]] * 2, "alive": ["111", "101"], "health": [[0, 10, 0], [0, 7.5, 0]],
-        "target": [[-1, -1, -1]] * 2,
     }  # fmt: skip
     assert (episode["actions"], episode["choices"]) == ([[1, 0]], [[2, 1]])
     assert episode["reward"] == [1.234568]
     assert (episode["result"], episode["metrics"]) == ("over", {"hits": 1.0})
+
+
+def test_targets_are_kept_where_there_is_one():
+    one = recording()
+    one.frames[1].target[0] = 1
+    assert compact([one])["episodes"][0]["frames"]["target"] == [[-1, -1, -1], [1, -1, -1]]
 
 
 def test_stages_are_written_once():

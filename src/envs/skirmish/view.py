@@ -67,14 +67,16 @@ def _entity(battle: Skirmish, u: int, kind: UnitKind) -> Entity:
     number = u - team * agents
     healer = kind.healing > 0
     repeats = not healer and not kind.burst  # neither a healer nor who dies by its only attack
-    aims = [f"heal {k}" for k in range(agents)] if healer else [f"attack {k}" for k in range(enemies)]
+    verb, aims = ("heal", range(agents)) if healer else ("attack", range(agents, agents + enemies))
+    actions = (*_MOVES, *(f"{verb} {k}" for k in range(len(aims))))
     return Entity(
         name=f"{name} {number}",
         kind=name,
         mark=str(number),
         team=team,
         agent=None if team else u,
-        actions=() if team else (*_MOVES, *aims),
+        actions=() if team else actions,
+        aims=() if team else (*(-1 for _ in _MOVES), *aims),
         radius=kind.radius,
         sight=0.0 if team else battle.options.sight_range or 0.0,
         reach=kind.reach,

@@ -194,8 +194,9 @@ function open(number) {
   const sameStage = episode().stage === episodes[number].stage;
   Object.assign(state, { number, t: 0, pointed: null, chosen: sameStage ? state.chosen : null });
   [...part("episodes").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
+  part("episodes").children[number].scrollIntoView({ block: "nearest", inline: "nearest" });
   part("scrubber").max = episode().steps;
-  part("aims").closest("label").hidden = !episode().frames.target;
+  part("aims").closest("label").hidden = !hasTargets(episode());
   part("sights").closest("label").hidden = !episode().entities.some((entity) => entity.sight);
   part("note").hidden = !episode().stage.note;
   part("note").textContent = episode().stage.note;
@@ -301,6 +302,10 @@ function follow() {
   if ([...part("view").options].some((option) => option.value === asked.get("view"))) setView(asked.get("view"));
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   play(asked.has("play") ? asked.get("play") !== "0" : !asked.has("step") && !still);
+}
+
+function hasTargets({ frames, stage }) {
+  return Boolean(frames.target) || stage.vocabularies.some(({ aims }) => aims.length);
 }
 
 function makeEpisodeButton({ result, sums }, i) {

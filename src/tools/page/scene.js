@@ -67,20 +67,27 @@ class Episode {
     return target >= 0 ? `${word} ${this.entities[target].mark}`.trim() : word;
   }
 
-  // The frame that tells what a unit does in step k: the one after it, where it lives to see that.
+  // The frame that tells what a unit does in step k: the one after it, unless it or its target falls before that.
   orderedBy(k, u) {
-    return k < this.steps && this.alive(k + 1, u) ? k + 1 : k;
+    if (k === this.steps || !this.alive(k + 1, u)) return k;
+    if (!this.frames.target) return k + 1;
+    const [now, then] = [this.at("target", k, u), this.at("target", k + 1, u)];
+    return then < 0 && now >= 0 && this.alive(k, now) && !this.alive(k + 1, now) ? k : k + 1;
   }
 
-  // Whom a unit is after in step k; -1: nobody.
+  // Whom a unit is after in step k, -1 being nobody: what its action says, or else its order.
   target(k, u) {
+    const entity = this.entities[u];
+    const action = entity.agent !== undefined && k < this.steps ? this.actions[k][entity.agent] : null;
+    const aims = this.stage.vocabularies[entity.vocabulary].aims;
+    if (aims.length && action !== null) return aims[action] ?? -1;
     return this.frames.target ? this.at("target", this.orderedBy(k, u), u) : -1;
   }
 
   actionOf(k, entity) {
     const action = this.actions[k][entity.agent];
     if (Array.isArray(action)) return `(${action.map((x) => shown(x, 2)).join(", ")})`;
-    return this.stage.vocabularies[entity.actions][action] || `action ${action}`;
+    return this.stage.vocabularies[entity.vocabulary].actions[action] || `action ${action}`;
   }
 
   living(k, team) {
