@@ -115,7 +115,7 @@ class Skirmish:
         """Zeroed tensors: dead units, no battle running."""
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "pace")}
         real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
@@ -135,7 +135,12 @@ class Skirmish:
             "terminated": (b,),
             "truncated": (b,),
         }
-        shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
+        shapes = (
+            (real, torch.float32),
+            ({"before": (b, u)}, torch.float64),
+            (whole | {"fault": (1,)}, torch.int32),
+            (flags, torch.uint8),
+        )
         live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
         live["stale"].fill_(1)
         return live

@@ -14,7 +14,7 @@ from envs.skirmish.engine.combat import bury, decide, give_health, hit, land
 from envs.skirmish.engine.layout import DEAD, WALKING, Battle, Scene
 from envs.skirmish.engine.motion import advance, separate
 from envs.skirmish.engine.orders import obey, scripted_action
-from envs.skirmish.engine.score import score
+from envs.skirmish.engine.score import score, vigour
 from envs.skirmish.engine.sight import show_actions, show_obs, show_state, show_visible
 from envs.skirmish.engine.spawn import begin, clear, fresh_stream
 
@@ -112,9 +112,7 @@ def play(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
         if b.hp[i, n] > 0.0:
             obey(s, b, i, n, a)
     for u in range(s.n_units):
-        b.before[i, u] = 0.0
-        if b.hp[i, u] > 0.0:
-            b.before[i, u] = b.hp[i, u] + b.shield[i, u]
+        b.before[i, u] = vigour(b, i, u)
     for _loop in range(s.loops):
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1
