@@ -153,46 +153,44 @@ class Skirmish:
 
     # ------------------------------------------------------------ playing
 
-    def reset(self, which: Bool[Tensor, " b"] | None = None) -> None:
-        """New battles in the rows of ``which`` (None: all)."""
+    def reset(self, which: Bool[Tensor, " b"] | None = None, *, observe: bool = True) -> None:
+        """New battles in the rows of ``which`` (None: all). For ``observe`` see ``step``."""
         if which is None:
             self._which.fill_(1)
         else:
             self._which.copy_(which)
-        self._launch("start", "show")
+        self._launch("start", "show" if observe else "offer")
 
-    def step(self, action: Int[Tensor, "b n"]) -> None:
+    def step(self, action: Int[Tensor, "b n"], *, observe: bool = True) -> None:
         """One agent step of every running battle.
+
+        Without ``observe`` only the masks are renewed of all that is shown, and the next call with it shows the rest.
 
         Raises:
             ValueError: an action of a running battle is not available; nothing has changed then.
         """
-        self._obey(action)
-        self._launch("play", "show")
-
-    def step_unseen(self, action: Int[Tensor, "b n"]) -> None:
-        """``step``, but of what is shown only the masks are renewed; the next ``step`` or ``refresh`` shows the rest.
-
-        Raises:
-            ValueError: as ``step``.
-        """
-        self._obey(action)
-        self._launch("play", "offer")
-
-    def _obey(self, action: Int[Tensor, "b n"]) -> None:
-        """Takes over the actions, if all of them are available."""
         self._action.copy_(action)
         self._launch("check", slices=1)  # which of two faults is told must not depend on threads
         if fault := int(self.live["fault"][0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
+        self._launch("play", "show" if observe else "offer")
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
         action = int(self._action[row, agent])
         available = self.live["avail"][row, agent].nonzero().flatten().tolist()
         return f"row {row}, agent {agent}: action {action} is not available; available are {available}"
+
+    def copies(self, *names: str) -> dict[str, Tensor]:
+        """What the kernels wrote, by its names in ``live``, in new tensors; flags as truth values."""
+        shown = {name: as_shown(self.live[name]) for name in names}
+        if self.device.type == "cuda" or not crew.spread(shown.values()):
+            return {name: tensor.clone() for name, tensor in shown.items()}
+        new = {name: torch.empty_like(tensor) for name, tensor in shown.items()}
+        crew.copy([(new[name].numpy(), tensor.numpy()) for name, tensor in shown.items()])
+        return new
 
     # ------------------------------------------------------------ state
 
@@ -377,6 +375,11 @@ class Skirmish:
         if o.use_unit_ranges:
             return {"sight": kind.sight, "shoot": max(kind.shoot, o.min_attack_range)}
         return {"sight": o.sight_range, "shoot": SHOOT_RANGE}
+
+
+def as_shown(tensor: Tensor) -> Tensor:
+    """Bytes that are 0 or 1 as truth values, on the same memory."""
+    return tensor.view(torch.bool) if tensor.dtype == torch.uint8 else tensor
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:

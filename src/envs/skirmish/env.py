@@ -157,13 +157,9 @@ class SkirmishEnv(BatchedEnv):
 
     def _show(self) -> TimeStep:
         """Copies of what the kernels wrote."""
-        live = self.battle.live
-        return TimeStep(
-            obs=live["obs"].clone(),
-            state=live["state"].clone(),
-            avail=live["avail"].bool(),
-            extras={"visible": live["visible"].bool()},
-        )
+        shown = self.battle.copies("obs", "state", "avail", "visible")
+        visible = {"visible": shown.pop("visible")}
+        return TimeStep(**shown, extras=visible)
 
     def seed_rows(self, seed: int) -> None:
         """Restarts every row's generator; running battles go on as they are."""
