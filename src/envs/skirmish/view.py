@@ -78,13 +78,18 @@ def _entity(battle: Skirmish, u: int, kind: UnitKind) -> Entity:
         actions=() if team else actions,
         aims=() if team else (*(-1 for _ in _MOVES), *aims),
         radius=kind.radius,
-        sight=0.0 if team else battle.options.sight_range or 0.0,
+        sight=0.0 if team else _sight(battle, kind),
         reach=kind.reach,
         health=kind.hp,
         shield=kind.shield,
         energy=kind.energy_max,
         cooldown=kind.period * LOOPS_PER_SECOND if repeats else 0.0,
     )
+
+
+def _sight(battle: Skirmish, kind: UnitKind) -> float:
+    """How far an agent of that kind sees."""
+    return kind.sight if battle.options.use_unit_ranges else battle.options.sight_range or 0.0
 
 
 def _cells(terrain: str) -> np.ndarray:

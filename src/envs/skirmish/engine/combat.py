@@ -7,7 +7,7 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.ground import gap
-from envs.skirmish.engine.layout import DEAD, FIGHTING, FLIES, IDLE, MOVE, NEVER, STAND, WALKING, Battle, Scene
+from envs.skirmish.engine.layout import ATTACK, DEAD, FIGHTING, FLIES, IDLE, MOVE, NEVER, STAND, WALKING, Battle, Scene
 
 # ---------------------------------------------------------------- choosing targets
 
@@ -57,14 +57,19 @@ def nearest_foe(s: Scene, b: Battle, i: int, u: int) -> int:
 @no_type_check
 @wp.func
 def acquire(s: Scene, b: Battle, i: int, u: int):
-    """An enemy's choice: keep a target in range, swap to one in range, take the nearest in scan range."""
+    """An enemy's choice: keep a target in range, swap to one in range, take the nearest in scan range.
+
+    A target that it was ordered to attack is kept to the end.
+    """
     reach = s.kind[b.kind[i, u]].reach
     old = b.target[i, u]
     if old >= 0:
         if b.hp[i, old] <= 0.0:
             old = int(-1)
             b.windup[i, u] = -1.0
-        elif b.windup[i, u] >= 0.0 or s.swap == 0 or gap(s, b, i, u, old) <= reach:
+            if b.order[i, u] == ATTACK:
+                b.order[i, u] = STAND
+        elif b.order[i, u] == ATTACK or b.windup[i, u] >= 0.0 or s.swap == 0 or gap(s, b, i, u, old) <= reach:
             return
     best = nearest_foe(s, b, i, u)
     if best >= 0:
@@ -126,6 +131,42 @@ def retaliate(s: Scene, b: Battle, i: int, victim: int, shooter: int):
     for v in range(first, last):
         if wp.length(b.pos[i, v] - b.pos[i, victim]) <= s.help_radius:
             takes_on(s, b, i, v, shooter)
+
+
+@no_type_check
+@wp.func
+def closest_foe(s: Scene, b: Battle, i: int, u: int) -> int:
+    """The living opponent nearest to ``u`` by centres, whether it can hit it or not; -1 if there is none."""
+    best = int(-1)
+    least = float(NEVER)
+    first = wp.where(u < s.n_agents, s.n_agents, 0)
+    last = wp.where(u < s.n_agents, s.n_units, s.n_agents)
+    for v in range(first, last):
+        if b.hp[i, v] > 0.0:
+            d = wp.length(b.pos[i, u] - b.pos[i, v])
+            if d < least:
+                least = d
+                best = v
+    return best
+
+
+@no_type_check
+@wp.func
+def waits(s: Scene, b: Battle, i: int, u: int) -> bool:
+    """Whether ``u`` has a weapon and nothing to do, of those that look for targets by themselves."""
+    return is_led(s, u) and b.hp[i, u] > 0.0 and b.target[i, u] < 0 and s.kind[b.kind[i, u]].healing <= 0.0
+
+
+@no_type_check
+@wp.func
+def hunt(s: Scene, b: Battle, i: int):
+    """The map orders those who wait to attack the closest opponent; who cannot hit that one goes on waiting."""
+    for u in range(s.n_units):
+        if waits(s, b, i, u):
+            v = closest_foe(s, b, i, u)
+            if v >= 0 and can_hit(s, b, i, u, wp.max(v, 0)):
+                b.target[i, u] = v
+                b.order[i, u] = ATTACK
 
 
 # ---------------------------------------------------------------- acting
