@@ -32,9 +32,9 @@ def agent_inputs(obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) 
     return torch.cat([obs, last, ids], dim=-1)
 
 
-def last_actions(action: Int[Tensor, "b t n"], n_actions: int) -> Float[Tensor, "b t+1 n a"]:
-    """The action before each state as a one-hot; zeros before the first state."""
-    taken = one_hot(action.long(), n_actions).float()
+def last_actions(action: Int[Tensor, "b t n"] | Float[Tensor, "b t n a"], n_actions: int) -> Float[Tensor, "b t+1 n a"]:
+    """The action before each state, as a one-hot or as it is in a box; zeros before the first state."""
+    taken = action if action.is_floating_point() else one_hot(action.long(), n_actions).float()
     return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
 
 

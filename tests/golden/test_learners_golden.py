@@ -44,7 +44,9 @@ SMALL = {
 
 def measured(name: str) -> dict[str, Any]:
     """After 20 updates: Σ p, Σ |p| and Σ p² of every part's parameters, and the last metrics."""
-    session = build(resolve(merge(load(ROOT / "config" / "algs" / f"{name}.yaml"), SMALL)))
+    config = load(ROOT / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
+    known = resolve(config)
+    session = build(resolve(merge(config, {key: value for key, value in SMALL.items() if key in known})))
     updates, t_env = 0, 0
     while updates < UPDATES:
         episodes = session.runner.collect(t_env=t_env, mode="explore").episodes

@@ -143,7 +143,7 @@ def test_everybody_starts_apart_on_walkable_ground(name: str) -> None:
     grid = walkable(m.terrain)
     for team, points in ((m.allies, m.ally_points), (m.enemies, m.enemy_points)):
         kinds = m.kinds(team)
-        places = torch.from_numpy(formation(team, points, grid))
+        places = torch.from_numpy(formation(team, points, grid, 30.0, True))
         sizes = torch.tensor([kind.separation for kind in kinds])
         gaps = torch.cdist(places, places) + 1e9 * torch.eye(len(kinds))
         legs = [kind.legs for kind in kinds]

@@ -1,10 +1,10 @@
-"""The 23 SMAC maps as data: teams, episode limits, geometry; and the ways round the corners of their terrain."""
+"""The maps as data: teams, episode limits, geometry, sight; and the ways round the corners of their terrain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ SIZE = 32
 
 Team = tuple[tuple[str, int], ...]
 Point = tuple[float, float]
+AllyBlock = Literal["drop", "zero", "full"]
+"""What becomes of an observation's part on the other agents: left out, all zeros, or shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class BattleMap:
     """Where the enemy attack-moves to; of two points: to a random point between them, drawn per episode."""
     hunted: bool = False
     """The enemy is ordered to attack the agents wherever they are."""
+    sight_range: float = 9.0
+    obs_allies: AllyBlock = "full"
+    """Of both, what the options of the same names are where they are not set."""
 
     def kinds(self, team: Team) -> list[UnitKind]:
         """One entry per unit of ``team``."""
@@ -134,7 +139,14 @@ _MAPS = (
     ),
 )  # fmt: skip
 
-MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS}
+_MYOPIC = tuple(
+    replace(battle_map, name=f"{battle_map.name}_myopic", sight_range=6.0, obs_allies="drop")
+    for battle_map in _MAPS
+    if battle_map.name in ("8m_vs_9m", "10m_vs_11m")
+)
+"""Short sight and no word of the other agents: the myopic maps of MACPF's paper, section 5.2."""
+
+MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS + _MYOPIC}
 
 _Rows = tuple[tuple[int, int, int, int], ...]
 """(first y, last y, first x, x after the last)."""
@@ -243,21 +255,18 @@ def _sight(grid: np.ndarray, cells: np.ndarray, margin: float = 0.2) -> np.ndarr
     return clear & clear.T
 
 
-def formation(team: Team, points: tuple[Point, ...], grid: np.ndarray) -> np.ndarray:
+def formation(team: Team, points: tuple[Point, ...], grid: np.ndarray, turn: float, clockwise: bool) -> np.ndarray:
     """[n, 2]: where units created one after the other on their point come to stand, each as near to it as is free.
 
-    Of equally near places the first anti-clockwise from the east (due east last): the real engine's choice is
-    unknown, and of the orders that were tried this one comes nearest to the game's win rates of scripted agents. With
+    Of equally near places comes first the one at ``turn`` degrees from the east, then those further round. With
     several points every type has its own; a single type is dealt to them in equal groups.
     """
     kinds = [UNITS[name] for name, count in team for _ in range(count)]
     groups = np.repeat(np.arange(len(team)), [count for _, count in team])
     if len(points) != len(team):
         groups = np.arange(len(kinds)) * len(points) // len(kinds)
+    offsets = _nearest_first(turn, clockwise)
     placed = np.zeros((0, 2))
-    offsets = np.stack(np.meshgrid(*[np.arange(-8, 8.01, 0.125)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    angle = (np.arctan2(offsets[:, 1], offsets[:, 0]) - 1e-9) % (2 * np.pi)  # due east comes last
-    offsets = offsets[np.lexsort((angle, np.linalg.norm(offsets, axis=-1).round(6)))]
     for i, kind in enumerate(kinds):
         spots = np.array(points[groups[i]]) + offsets
         x, y = np.clip(spots.astype(np.int64), 0, SIZE - 1).T
@@ -268,3 +277,11 @@ def formation(team: Team, points: tuple[Point, ...], grid: np.ndarray) -> np.nda
         free = inside & ((gaps >= room - 1e-9) | ~mates).all(-1)
         placed = np.concatenate([placed, spots[free.argmax()][None]])
     return placed
+
+
+def _nearest_first(turn: float, clockwise: bool) -> np.ndarray:
+    """[m, 2] steps of an eighth of a cell away from a point; equally long ones in the order of their direction."""
+    steps = np.stack(np.meshgrid(*[np.arange(-8, 8.01, 0.125)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    angle = np.arctan2(steps[:, 1], steps[:, 0]) - np.radians(turn)
+    angle = (np.where(clockwise, -angle, angle) + 1e-9) % (2 * np.pi)
+    return steps[np.lexsort((angle, np.linalg.norm(steps, axis=-1).round(6)))]
