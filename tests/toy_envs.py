@@ -17,8 +17,8 @@ class Toy(BatchedEnv):
     """Two unlike agents, unavailable actions, early ends, time limits, random starts and random steps.
 
     Agent 0 observes (drawn, t) and has 3 actions, the last of which is available at even times and ends the episode;
-    agent 1 observes t and has 2 actions. The reward is the sum of the actions. With ``box`` both have boxes instead, of 2
-    dimensions and of 1, whose first number stands for these actions.
+    agent 1 observes t and has 2 actions. The reward is the sum of the actions. With ``box`` both have boxes instead, of
+    2 dimensions and of 1, whose first number stands for these actions.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ SIZE, STAKE = 0.05, 10.0
 
 @ENVS.register
 class Aggregation(ParticleEnv):
-    """A reconstruction: +10 and the end when everybody is at the landmark; -10 and the end after ``episode_limit`` steps.
+    """A reconstruction: +10 when everybody is at the landmark, -10 after ``episode_limit`` steps without that.
 
-    Both ends are true ones; all other rewards are 0. Agents pass through each other.
+    Both are ends, and true ones; all other rewards are 0. Agents pass through each other.
     """
 
     metrics = ("success",)

@@ -334,7 +334,7 @@ class _Checker:
         return outcomes
 
     def unavailable_is_refused(self) -> None:
-        """An unavailable action, or one outside the box, raises ``ValueError`` naming row and agent; nothing happens."""
+        """An unavailable action, or one outside the box, raises ``ValueError`` with row and agent; nothing happens."""
         with self.made(self.seed) as (env,):
             actor, shown = Actor(env.spec, self.seed), env.reset()
             for _ in range(self.max_steps if env.spec.discrete else 0):
@@ -352,9 +352,8 @@ class _Checker:
     def _forbidden(self, spec: EnvSpec, shown: TimeStep) -> list[tuple[int, int, int | float]]:
         """Row, agent, and an action that it must not take, or a number that no dimension of its box has."""
         if spec.discrete:
-            row, agent, action = (
-                (~shown.avail).nonzero().tolist() or [[self.n - 1, spec.n_agents - 1, spec.n_actions]]
-            )[-1]
+            beyond = [self.n - 1, spec.n_agents - 1, spec.n_actions]
+            row, agent, action = ((~shown.avail).nonzero().tolist() or [beyond])[-1]
             return [(row, agent, action)]
         row, agent = self.n - 1, spec.n_agents - 1
         box = spec.actions[agent]

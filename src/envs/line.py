@@ -42,8 +42,10 @@ class Line(TargetEnv):
         return super().settle(cfg)
 
     def place(self, u: Float[Tensor, "k b"]) -> Float[Tensor, "2 l b"]:
-        """The first one near the centre; the other one ``LENGTH`` away in a random direction, turned on by 5 degrees until
-        it lies inside the square of half-side 1."""
+        """The first one near the centre, the other one ``LENGTH`` away in a random direction.
+
+        That direction is turned by 5 degrees until the second one lies inside the square of half-side 1.
+        """
         first = LANDMARK_RANGE * (2 * u[:2] - 1)
         angle = 2 * math.pi * u[2] + STEP * torch.arange(round(2 * math.pi / STEP), device=u.device)[:, None]
         ends = first[:, None] + LENGTH * torch.stack([angle.cos(), angle.sin()])

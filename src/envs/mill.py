@@ -1,7 +1,7 @@
 """Mill, a reconstruction: ten agents push a wheel, which must turn fast in time (Wang et al. 2021, DOP, section 5.3).
 
-The paper prints the number of agents, the thresholds, the rewards and the time limit; how pushes change the speed and what
-is observed are ours. Numbers from here are not the paper's.
+The paper prints the number of agents, the thresholds, the rewards and the time limit; how pushes change the speed and
+what is observed are ours. Numbers from here are not the paper's.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BONUS, STAKE = 3.0, 10.0
 
 @ENVS.register
 class Mill(BatchedEnv):
-    """Each agent pushes with a force from -1 to 1; the wheel's speed grows by ``gain`` times the sum, from 0 on.
+    """A reconstruction: agents push with forces from -1 to 1; the wheel's speed grows by ``gain`` times their sum.
 
-    +3 in every step after which the speed is above 30; +10 and the end when it is above 100; -10 and the end, a true one,
-    after ten steps without that. A reconstruction.
+    +3 in every step after which the speed is above 30; +10 and the end when it is above 100; -10 and the end after ten
+    steps without that. Both ends are true ones. The wheel starts at rest.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ BOUND = 10.0
 
 
 def payoff(action: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """max(f1, f2): f1 = 0.8 (-sum_i ((a_i + 5) / 3)^2) has its top, 0, at (-5, -5); f2 = 10 - sum_i (a_i - 5)^2 at (5, 5).
+    """max(f1, f2), where f1 = -0.8 sum_i ((a_i + 5) / 3)^2 and f2 = 10 - sum_i (a_i - 5)^2.
 
+    f1 has its top, 0, at (-5, -5), f2 its top, 10, at (5, 5); from (0, 0) the way up leads to the lower one.
     FOP (Zhang et al. 2021), section 5.1; the widths 3 and 1 are those of Wei et al. (2018).
     """
     wide = -0.8 * ((action + 5) / 3).square().sum(-1)

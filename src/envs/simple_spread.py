@@ -18,10 +18,10 @@ SIZE = 0.15
 
 @ENVS.register
 class SimpleSpread(ParticleEnv):
-    """As many landmarks as agents. Each agent gets minus the sum over landmarks of the distance of the nearest agent, minus
-    the number of agents that touch it; the team gets the sum over agents.
+    """As many landmarks as agents; the team's reward is the sum of the agents' rewards.
 
-    As in the original, an agent counts as touching itself, so the team pays N per step whatever it does.
+    Each agent's reward is minus the sum over landmarks of the nearest agent's distance, minus the number of agents that
+    touch it. As in the original, an agent counts as touching itself, so the team pays N per step whatever it does.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,9 @@ NAMES = sorted({file.stem for file in CONFIGS.glob("*.yaml")} - {"external"})
 SMALL: dict[str, dict[str, Any]] = {"sc2": {"map_name": "3m"}}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "simple_spread": [{"action": "continuous"}, {"n_agents": 1}, {"n_agents": 4, "landmark_range": 0.8}],
-    "coverage": [{"action": "continuous", "n_agents": 6}, {"summed": True}],
+    "coverage": [{"action": "continuous", "n_agents": 2}, {"summed": True}],
     "formation": [{"action": "continuous", "n_agents": 1}, {"n_agents": 7}],
-    "line": [{"action": "continuous", "n_agents": 2}, {"n_agents": 6}],
+    "line": [{"action": "continuous", "n_agents": 2}],
     "aggregation": [{"action": "discrete", "reach": 3.0}, {"n_agents": 1}],
     "mill": [{"n_agents": 3, "gain": 20.0}],
 }

@@ -2,107 +2,67 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import permutations
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+import warp as wp
+from jaxtyping import Float, Int
 from torch import Tensor
 
-FEW = 6
-"""Up to so many agents all n! assignments are compared (720 for 6): five operations, whatever the numbers."""
+from envs.particles import hungarian
+
+FEW = 5
+"""Up to so many agents all n! assignments are compared (120 for 5), in a few large tensor operations; for more a kernel
+is compiled, once per machine."""
 
 
-def matched(cost: Float[Tensor, "n n b"]) -> Float[Tensor, "n b"]:
-    """Each agent's cost in the assignment with the smallest sum; ``cost[i, j]`` is that of agent i at target j."""
-    index = by_permutations(cost) if len(cost) <= FEW else by_paths(cost)
-    return cost.gather(1, index[:, None])[:, 0]
+class Matching:
+    """Assignments of ``n`` agents in each of ``n_rows`` rows."""
 
+    def __init__(self, n: int, n_rows: int, device: torch.device) -> None:
+        """Nothing is compiled before the first use."""
+        self.n, self.n_rows, self.device = n, n_rows, device
+        self._command: Any = None
+        if n <= FEW:
+            self._table = torch.tensor(list(permutations(range(n))), device=device)
+            entries = self._table + n * torch.arange(n, device=device)
+            self._entries = torch.zeros(len(entries), n * n, device=device).scatter_(1, entries, 1.0).t()
 
-def by_permutations(cost: Float[Tensor, "n n b"]) -> Int[Tensor, "n b"]:
-    """The target of each agent, by looking at every permutation."""
-    table, places = _permutations(len(cost), cost.device)
-    totals = cost.flatten(0, 1).t() @ places
-    return table[totals.argmin(1)].t()
+    def __call__(self, cost: Float[Tensor, "n n b"]) -> Float[Tensor, "n b"]:
+        """Each agent's cost in the assignment with the smallest sum; ``cost[i, j]`` is that of agent i at target j."""
+        target = self.by_permutations(cost) if self.n <= FEW else self.by_kernel(cost)
+        return cost.gather(1, target[:, None])[:, 0]
 
+    def by_permutations(self, cost: Float[Tensor, "n n b"]) -> Int[Tensor, "n b"]:
+        """The target of each agent; the sums of all permutations are one matrix product."""
+        totals = cost.flatten(0, 1).t() @ self._entries
+        return self._table[totals.argmin(1)].t()
 
-@lru_cache(maxsize=32)
-def _permutations(n: int, device: torch.device) -> tuple[Int[Tensor, "p n"], Float[Tensor, "nn p"]]:
-    """All permutations, and for each of them which entries of the flattened cost it consists of (1, else 0)."""
-    table = torch.tensor(list(permutations(range(n))), device=device)
-    entries = table + n * torch.arange(n, device=device)
-    return table, torch.zeros(len(table), n * n, device=device).scatter_(1, entries, 1.0).t()
+    def by_kernel(self, cost: Float[Tensor, "n n b"]) -> Int[Tensor, "n b"]:
+        """The target of each agent, by the Hungarian algorithm."""
+        if self._command is None:
+            self._prepare()
+        self._cost.copy_(cost)
+        stream = wp.stream_from_torch(self._cost.device) if self.device.type == "cuda" else None
+        self._command.launch(stream=stream)
+        return self._target
 
+    def _prepare(self) -> None:
+        """Binds the kernel to tensors of its own."""
+        from envs.skirmish.battle import without_missing_driver  # here, since few need it and it brings the simulator
 
-def by_paths(cost: Float[Tensor, "n n b"]) -> Int[Tensor, "n b"]:
-    """The target of each agent, by shortest augmenting paths (Jonker and Volgenant 1987; Crouse 2016).
-
-    One agent after the other is placed, moving those before it where that is cheaper. All rows walk together, agent i
-    at most i steps: at most n (n + 1) / 2 rounds of some 20 operations on [n, b].
-    """
-    search = _Search(cost)
-    for agent in range(len(cost)):
-        search.place(agent)
-    return search.agent_at.argsort(0)
-
-
-class _Search:
-    """Assignments of the first agents, and the prices u (agents) and v (targets) that prove them optimal."""
-
-    def __init__(self, cost: Tensor) -> None:
-        n, _, b = cost.shape
-        self.cost, self.n = cost, n
-        self.u, self.v = cost.new_zeros(n, b), cost.new_zeros(n, b)
-        self.agent_at = torch.full((n, b), n, device=cost.device)  # n: nobody
-        self.number = torch.arange(n, device=cost.device)[:, None]
-
-    def place(self, agent: int) -> None:
-        """Adds ``agent``: Dijkstra's search for the cheapest way to a free target, then everybody moves along it."""
-        n, b = self.n, self.cost.shape[-1]
-        at = torch.full((b,), agent, device=self.cost.device)
-        reached = torch.zeros(n, b, dtype=torch.bool, device=self.cost.device)
-        length, via = torch.full_like(self.u, torch.inf), torch.zeros_like(self.agent_at)
-        shortest, goal = self.u.new_zeros(b), at.new_full((b,), n)
-        for _ in range(agent + 1):
-            walking = goal == n
-            if not bool(walking.any()):
-                break
-            length, via = self._look(at, shortest, walking & ~reached, length, via)
-            ahead, target = length.masked_fill(reached, torch.inf).min(0)
-            shortest = torch.where(walking, ahead, shortest)
-            reached = reached | (walking & (self.number == target))
-            at = torch.where(walking, self.agent_at.gather(0, target[None])[0], at)
-            goal = torch.where(walking & (at == n), target, goal)
-            at = at.clamp(max=n - 1)
-        self._reprice(agent, reached, shortest, length)
-        self._move(agent, goal, via)
-
-    def _look(
-        self, at: Tensor, shortest: Tensor, open_: Bool[Tensor, "n b"], length: Tensor, via: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """From agent ``at``: shorter ways to the targets of ``open_``."""
-        row = at[None, None].expand(1, self.n, -1)
-        ways = shortest + self.cost.gather(0, row)[0] - self.u.gather(0, at[None]) - self.v
-        better = open_ & (ways < length)
-        return torch.where(better, ways, length), torch.where(better, at, via)
-
-    def _reprice(self, agent: int, reached: Tensor, shortest: Tensor, length: Tensor) -> None:
-        """Keeps all reduced costs at least 0, and 0 along the assignment."""
-        slack = torch.where(reached, shortest - length, 0)
-        self.v = self.v - slack
-        occupied = self.agent_at.clamp(max=self.n - 1)
-        self.u = self.u.scatter_add(0, occupied, torch.where(self.agent_at < self.n, slack, 0))
-        self.u[agent] += shortest
-
-    def _move(self, agent: int, goal: Tensor, via: Tensor) -> None:
-        """Walks back from the free target ``goal``; each agent on the way takes the target ahead of it."""
-        seat = self.agent_at.argsort(0)  # seat[i]: the target of agent i, for those who have one
-        walking, target = torch.ones_like(goal, dtype=torch.bool), goal
-        for _ in range(agent + 1):
-            mover = via.gather(0, target[None])[0]
-            here = walking & (self.number == target)
-            self.agent_at = torch.where(here, mover, self.agent_at)
-            walking = walking & (mover != agent)
-            if not bool(walking.any()):
-                break
-            target = torch.where(walking, seat.gather(0, mover[None])[0], target)
+        wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
+        with without_missing_driver():
+            wp.init()
+        n, b = self.n, self.n_rows
+        # What one thread works on lies together: with the rows last, each number would have a cache line of its own.
+        self._cost = torch.zeros(b, n, n, device=self.device).permute(1, 2, 0)
+        self._target = torch.zeros(n, b, dtype=torch.int64, device=self.device)
+        device, search = wp.device_from_torch(self._cost.device), hungarian.Search()
+        for name in ("agent_price", "target_price", "length"):
+            setattr(search, name, wp.zeros((b, n + 1), dtype=wp.float32, device=device))
+        for name in ("before", "reached", "agent_at"):
+            setattr(search, name, wp.zeros((b, n + 1), dtype=wp.int32, device=device))
+        self._held = (wp.from_torch(self._cost), search, wp.from_torch(self._target))  # Warp keeps only addresses
+        self._command = wp.launch(hungarian.assign, dim=b, inputs=list(self._held), device=device, record_cmd=True)

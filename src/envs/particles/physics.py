@@ -1,6 +1,6 @@
 """The physics of OpenAI's multi-agent particle environments (Lowe et al. 2017), for all rows at once.
 
-Vectors are [2, n, b]: x or y, agent, row. With the rows last, every operation runs over one long stretch of memory, which
+Vectors are [2, n, b]: x or y, agent, row. With the rows last, every operation runs over long stretches of memory, which
 makes a step of thousands of rows several times faster than with the rows first.
 
 Numbers are the original's: per step, forces are summed, v <- (1 - damping) v + dt F / m, v is cut to the maximal speed,
@@ -79,8 +79,9 @@ def distances(a: Float[Tensor, "2 n b"], b: Float[Tensor, "2 m b"]) -> Float[Ten
 def penetration(pos: Float[Tensor, "2 n b"], reach: Float[Tensor, "n n 1"]) -> Float[Tensor, "2 n b"]:
     """How deep the others are in each body, as a vector away from them, summed over the others.
 
-    A pair at distance d is k log(1 + exp((reach - d) / k)) deep, k being ``CONTACT_MARGIN``: reach - d where they overlap,
-    next to nothing where they do not. Bodies on one and the same spot do not push each other (the original gives nan).
+    A pair at distance d is k log(1 + exp((reach - d) / k)) deep, k being ``CONTACT_MARGIN``: reach - d where they
+    overlap, next to nothing where they do not. Bodies on one and the same spot do not push each other; the original
+    makes their positions nan.
     """
     offset = pos[:, :, None] - pos[:, None]
     x, y = offset.unbind()

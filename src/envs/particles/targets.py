@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from envs.particles.matching import matched
+from envs.particles.matching import Matching
 from envs.particles.physics import distances
-from envs.particles.world import ParticleEnv, Verdict
+from envs.particles.world import ParticleEnv, Scene, Verdict
 
 FAR = 2.0
 
@@ -32,6 +34,10 @@ class TargetEnv(ParticleEnv):
         summed: bool = False
         """The team's reward is the sum over the agents instead of what each of them gets: N times as much."""
 
+    def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int, scene: Scene) -> None:
+        super().__init__(cfg, n_envs, device, seed, scene)
+        self._matching = Matching(cfg.n_agents, n_envs, self.device)
+
     @abstractmethod
     def targets(self) -> Float[Tensor, "2 n b"]:
         """Where the agents ought to be."""
@@ -42,7 +48,7 @@ class TargetEnv(ParticleEnv):
 
     def judge(self) -> Verdict:
         """The cheapest assignment's distances, as a penalty and as a success."""
-        distance = matched(distances(self.pos, self.targets()))
+        distance = self._matching(distances(self.pos, self.targets()))
         success = (distance < self.near).all(0)
         penalty = self.penalty(distance)
         reward = -penalty * self.cfg.n_agents if self.cfg.summed else -penalty

@@ -48,8 +48,8 @@ class Verdict(NamedTuple):
 class ParticleEnv(BatchedEnv):
     """N agents that are pushed about on the plane, and landmarks that stay. A subclass places landmarks and judges.
 
-    An agent observes its velocity, its position, the landmarks relative to itself, and what else ``Scene`` says; the state
-    is all observations in a row. Agents start at rest, uniformly in the square of half-side 1, which they may leave.
+    An agent observes its velocity, its position, the landmarks relative to itself, and what else ``Scene`` says; the
+    state is all observations in a row. Agents start at rest, uniformly in the square of half-side 1, and may leave it.
     """
 
     metrics: tuple[str, ...] = ()
@@ -87,10 +87,10 @@ class ParticleEnv(BatchedEnv):
         self._bodies = physics.bodies(size, collide=torch.full_like(size, scene.collide, dtype=torch.bool))
         self._clock = Clock(cfg.episode_limit, n_envs, self.device)
         self._random = RowRandom(seed, n_envs, self.device)
-        # Velocities, then positions of agents and landmarks (x of all, y of all), then a 0: what observations are made of.
+        # What observations are made of: velocities, positions of agents and landmarks (x of all, y of all), and a 0.
         n_entities = n + scene.n_landmarks
         self._things = torch.zeros(2 * n + 2 * n_entities + 1, n_envs, device=self.device)
-        self._vel = self._things[: 2 * n].view(2, n, n_envs)
+        self.vel = self._things[: 2 * n].view(2, n, n_envs)
         self.entities = self._things[2 * n : -1].view(2, n_entities, n_envs)
         self.pos, self.landmarks = self.entities[:, :n], self.entities[:, n:]
         self._rows_shown = shown.flatten().to(self.device)
@@ -124,7 +124,7 @@ class ParticleEnv(BatchedEnv):
         n = self.cfg.n_agents
         which = self._clock.start(which)
         u = self._random.uniform(which, 2 * n + self.scene.draws).t()
-        self._vel.masked_fill_(which, 0)
+        self.vel.masked_fill_(which, 0)
         self._update(which, self.pos, 2 * u[: 2 * n].reshape(2, n, -1) - 1)
         self._update(which, self.landmarks, self.place(u[2 * n :]))
         return self._show()
@@ -132,8 +132,8 @@ class ParticleEnv(BatchedEnv):
     def step(self, action: Int[Tensor, "b n"] | Float[Tensor, "b n d"]) -> Outcome:
         """Everybody is pushed, and the new places are judged."""
         running = self._clock.running
-        vel, pos = physics.advance(self._vel, self.pos, self._push(action, running), self._bodies)
-        self._update(running, self._vel, vel)
+        vel, pos = physics.advance(self.vel, self.pos, self._push(action, running), self._bodies)
+        self._update(running, self.vel, vel)
         self._update(running, self.pos, pos)
         verdict = self.judge()
         terminated, truncated = self._clock.tick(verdict.over)
