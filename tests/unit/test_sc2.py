@@ -166,10 +166,20 @@ def test_misspelt_map() -> None:
 
 
 def test_all_option_problems_at_once() -> None:
-    bad = config(game_version="4.10", obs_terrain_height=True, move_amount=-1.0, heuristic_rest=True, difficulty="X")
+    bad = config(
+        game_version="4.10", obs_terrain_height=True, move_amount=-0.5, heuristic_rest=True, difficulty="X",
+        obs_pathing_grid=True,
+    )  # fmt: skip
     with pytest.raises(ValueError) as error:
         StarCraft2.settle(bad)
-    for word in ("game_version", "obs_terrain_height", "move_amount", "heuristic_rest needs", "difficulty"):
+    for word in (
+        "game_version",
+        "obs_terrain_height",
+        "move_amount",
+        "heuristic_rest needs",
+        "difficulty",
+        "whole move_amount",
+    ):
         assert word in str(error.value)
 
 

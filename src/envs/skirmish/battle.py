@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ import warp as wp
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from envs.skirmish import crew
 from envs.skirmish.engine import kernels, layout
 from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, Point, formation, ground, walkable, ways
 from envs.skirmish.options import Options, complete, max_reward, shields, sizes
@@ -106,14 +108,14 @@ class Skirmish:
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
-        self._commands: dict[str, Any] = {}
+        self._commands: dict[int, list[dict[str, Any]]] = {}
         self.seed_rows(seed)
 
     def _allocate(self) -> dict[str, Tensor]:
         """Zeroed tensors: dead units, no battle running."""
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "pace")}
         real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
@@ -133,7 +135,12 @@ class Skirmish:
             "terminated": (b,),
             "truncated": (b,),
         }
-        shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
+        shapes = (
+            (real, torch.float32),
+            ({"before": (b, u)}, torch.float64),
+            (whole | {"fault": (1,)}, torch.int32),
+            (flags, torch.uint8),
+        )
         live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
         live["stale"].fill_(1)
         return live
@@ -146,8 +153,7 @@ class Skirmish:
             self._which.fill_(1)
         else:
             self._which.copy_(which)
-        self._launch("start")
-        self._launch("show")
+        self._launch("start", "show")
 
     def step(self, action: Int[Tensor, "b n"]) -> None:
         """One agent step of every running battle.
@@ -155,14 +161,26 @@ class Skirmish:
         Raises:
             ValueError: an action of a running battle is not available; nothing has changed then.
         """
+        self._obey(action)
+        self._launch("play", "show")
+
+    def step_unseen(self, action: Int[Tensor, "b n"]) -> None:
+        """``step``, but of what is shown only the masks are renewed; the next ``step`` or ``refresh`` shows the rest.
+
+        Raises:
+            ValueError: as ``step``.
+        """
+        self._obey(action)
+        self._launch("play", "offer")
+
+    def _obey(self, action: Int[Tensor, "b n"]) -> None:
+        """Takes over the actions, if all of them are available."""
         self._action.copy_(action)
-        self._launch("check")
+        self._launch("check", slices=1)  # which of two faults is told must not depend on threads
         if fault := int(self.live["fault"][0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
-        self._launch("play")
-        self._launch("show")
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
@@ -210,15 +228,41 @@ class Skirmish:
 
     # ------------------------------------------------------------ kernels
 
-    def _launch(self, name: str) -> None:
-        """Runs a kernel over all rows, on torch's stream."""
-        if not self._commands:
-            self._commands = self._record()
-        stream = wp.stream_from_torch(self.live["hp"].device) if self.device.type == "cuda" else None
-        self._commands[name].launch(stream=stream)
+    def _launch(self, *names: str, slices: int | None = None) -> None:
+        """Runs kernels, one after the other, over all rows: on torch's stream, or on the CPU in slices side by side."""
+        on_cuda = self.device.type == "cuda"
+        slices = 1 if on_cuda else slices or crew.n_slices(self.n_envs, self.map.n_agents + self.map.n_enemies)
+        if slices not in self._commands:
+            self._commands[slices] = self._record(slices)
+        stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
 
-    def _record(self) -> dict[str, Any]:
-        """Every kernel with its arguments bound once."""
+        def run(commands: dict[str, Any]) -> None:
+            for name in names:
+                commands[name].launch(stream=stream)
+
+        crew.side_by_side([partial(run, commands) for commands in self._commands[slices]])
+
+    def _record(self, slices: int) -> list[dict[str, Any]]:
+        """Every kernel with its arguments bound once, for each slice of the rows."""
+        device, (scene, battle, action, which) = self._bound
+        arguments = {
+            "start": (kernels.start, [scene, battle, which]),
+            "check": (kernels.check, [scene, battle, action]),
+            "play": (kernels.play, [scene, battle, action]),
+            "show": (kernels.show, [scene, battle, 1]),
+            "offer": (kernels.show, [scene, battle, 0]),
+        }
+        return [
+            {
+                name: wp.launch(kernel, dim=rows, inputs=[first, *inputs], device=device, record_cmd=True)
+                for name, (kernel, inputs) in arguments.items()
+            }
+            for first, rows in crew.deal(self.n_envs, slices)
+        ]
+
+    @cached_property
+    def _bound(self) -> tuple[Any, tuple[Any, ...]]:
+        """Warp's device and what the kernels work on, which must outlive the commands: these keep addresses only."""
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         with without_missing_driver():
             wp.init()
@@ -228,18 +272,7 @@ class Skirmish:
         for name, tensor in self.live.items():
             dtype = wp.vec2 if name in (*_VECTORS, *_SCRATCH_VECTORS) else None
             setattr(battle, name, wp.from_torch(tensor, dtype=dtype, requires_grad=False))
-        action, which = wp.from_torch(self._action), wp.from_torch(self._which)
-        arguments = {
-            "start": (kernels.start, [scene, battle, which]),
-            "check": (kernels.check, [scene, battle, action]),
-            "play": (kernels.play, [scene, battle, action]),
-            "show": (kernels.show, [scene, battle]),
-        }
-        self._held = (scene, battle, action, which)  # Warp keeps only addresses
-        return {
-            name: wp.launch(kernel, dim=self.n_envs, inputs=inputs, device=device, record_cmd=True)
-            for name, (kernel, inputs) in arguments.items()
-        }
+        return device, (scene, battle, wp.from_torch(self._action), wp.from_torch(self._which))
 
     def _scene(self, device: Any) -> Any:
         """Map, units, options and rules in the kernels' terms."""

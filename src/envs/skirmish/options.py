@@ -67,6 +67,8 @@ class Options:
         found = [f"{name} must be above 0, not {x}" for name, x in values.items() if x is not None and x <= 0]
         if self.heuristic_rest and not self.heuristic_ai:
             found.append("heuristic_rest needs heuristic_ai")
+        if self.obs_pathing_grid and not float(self.move_amount).is_integer():
+            found.append(f"obs_pathing_grid needs a whole move_amount, not {self.move_amount}")
         return found
 
     @property

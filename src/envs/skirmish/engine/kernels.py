@@ -1,7 +1,7 @@
 """The battle kernels: one thread plays one battle, from the same source on CPU and CUDA.
 
 Nothing here draws on anything but its own row, and every loop runs in a fixed order, so a row's course depends only
-on its state, its generator and its actions.
+on its state, its generator and its actions. A launch plays the rows from ``first`` on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from envs.skirmish.engine.combat import bury, decide, give_health, hit, land
 from envs.skirmish.engine.layout import DEAD, WALKING, Battle, Scene
 from envs.skirmish.engine.motion import advance, separate
 from envs.skirmish.engine.orders import obey, scripted_action
-from envs.skirmish.engine.score import score
+from envs.skirmish.engine.score import score, vigour
 from envs.skirmish.engine.sight import show_actions, show_obs, show_state, show_visible
 from envs.skirmish.engine.spawn import begin, clear, fresh_stream
 
@@ -70,9 +70,9 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
 
 @no_type_check
 @wp.kernel(enable_backward=False)
-def start(s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
+def start(first: int, s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
     """New battles in the rows of ``which``."""
-    i = wp.tid()
+    i = first + wp.tid()
     if which[i] == wp.uint8(0):
         return
     clear(b, i)
@@ -81,9 +81,9 @@ def start(s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
 
 @no_type_check
 @wp.kernel(enable_backward=False)
-def check(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
+def check(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
     """``fault[0]``: 0, or one more than the number (row * n_agents + agent) of an unavailable action."""
-    i = wp.tid()
+    i = first + wp.tid()
     if b.running[i] == 0:
         return
     for n in range(s.n_agents):
@@ -97,9 +97,9 @@ def check(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
 
 @no_type_check
 @wp.kernel(enable_backward=False)
-def play(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
+def play(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
     """One agent step of every running battle."""
-    i = wp.tid()
+    i = first + wp.tid()
     clear(b, i)
     if b.running[i] == 0:
         return
@@ -112,9 +112,7 @@ def play(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
         if b.hp[i, n] > 0.0:
             obey(s, b, i, n, a)
     for u in range(s.n_units):
-        b.before[i, u] = 0.0
-        if b.hp[i, u] > 0.0:
-            b.before[i, u] = b.hp[i, u] + b.shield[i, u]
+        b.before[i, u] = vigour(b, i, u)
     for _loop in range(s.loops):
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1
@@ -124,15 +122,18 @@ def play(s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
 
 @no_type_check
 @wp.kernel(enable_backward=False)
-def show(s: Scene, b: Battle):
-    """Observations, state, masks and visibility of the rows that changed."""
-    i = wp.tid()
+def show(first: int, s: Scene, b: Battle, everything: int):
+    """Observations, state, masks and visibility of the rows that changed; the masks alone unless ``everything``."""
+    i = first + wp.tid()
     if b.stale[i] == 0:
+        return
+    for n in range(s.n_agents):
+        show_actions(s, b, i, n)
+    if everything == 0:
         return
     b.stale[i] = 0
     length = b.obs.shape[2]
     for n in range(s.n_agents):
-        show_actions(s, b, i, n)
         show_visible(s, b, i, n)
         show_obs(s, b, i, n, length)
     show_state(s, b, i, b.state.shape[1], length)

@@ -123,11 +123,11 @@ class Scene:
     state_is_obs: int
     sparse: int
     only_positive: int
-    death_value: float
-    negative_scale: float
-    win: float
-    defeat: float
-    divisor: float
+    death_value: wp.float64
+    negative_scale: wp.float64
+    win: wp.float64
+    defeat: wp.float64
+    divisor: wp.float64
     # rules that may be fitted
     jitter_low: float
     jitter_high: float
@@ -186,7 +186,8 @@ class Battle:
     tally: wp.array2d(dtype=wp.int32)
     """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
-    before: wp.array2d(dtype=float)
+    before: wp.array2d(dtype=wp.float64)
+    """Health and shield at the beginning of the step; 0 of the dead."""
     stance: wp.array2d(dtype=wp.int32)
     dest: wp.array2d(dtype=wp.vec2)
     pace: wp.array2d(dtype=float)

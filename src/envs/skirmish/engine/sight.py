@@ -10,19 +10,9 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.ground import can_stand, inside
+from envs.skirmish.engine.ground import can_stand, distance, inside
 from envs.skirmish.engine.layout import DROP, FULL, Battle, Scene
 from envs.skirmish.engine.orders import is_healer
-
-
-@no_type_check
-@wp.func
-def distance(p: wp.vec2, q: wp.vec2) -> wp.float64:
-    """Between centres."""
-    dx = wp.float64(q[0]) - wp.float64(p[0])
-    dy = wp.float64(q[1]) - wp.float64(p[1])
-    return wp.sqrt(dx * dx + dy * dy)
-
 
 # ---------------------------------------------------------------- actions
 
