@@ -36,5 +36,10 @@ def test_ended_rows_may_say_anything() -> None:
     assert torch.equal(BOX.admit(action, RUNNING), torch.zeros(2, 2, 2))
     number = torch.tensor([[1, 2], [7, -7]])
     assert refuse_unknown(number, 3, RUNNING).tolist() == [[1, 2], [0, 0]]
-    with pytest.raises(ValueError, match="row 1, agent 0: action 7 is not available"):
+
+
+@pytest.mark.parametrize("action", [7, -1])
+def test_unknown_numbers_are_refused(action: int) -> None:
+    number = torch.tensor([[1, 2], [action, 0]])
+    with pytest.raises(ValueError, match=f"row 1, agent 0: action {action} is not available"):
         refuse_unknown(number, 3, torch.tensor([True, True]))

@@ -68,19 +68,20 @@ def test_rounding_beyond_the_box_is_forgiven() -> None:
 
 
 def test_spread() -> None:
-    """Row 0: the two start 0.2 apart, are pushed with 10 each, and end 0.4 apart. Row 1: they fly into each other."""
+    """Row 0: the two start 0.2 apart, are pushed with 10 each, and end 0.4 apart. Row 1: they fly at each other."""
     env = at(
         "simple_spread",
         agents=[[[0.0, 0], [0.2, 0]], [[0.0, 0], [0.25, 0]]],
-        vel=[[[0.0, 0], [0, 0]], [[2.0, 0], [-2, 0]]],
-        landmarks=[[[-0.1, 0.3], [0.3, -0.4]], [[0.1, 0], [0.15, 0]]],
+        vel=[[[0.0, 0], [0, 0]], [[1.0, 0], [-1, 0]]],
+        landmarks=[[[-0.1, 0.3], [-0.1, -0.4]], [[0.025, 0], [0.225, 0]]],
     )
     outcome = env.step(stay(env))
     first, second = outcome.next.obs[0].tolist()
-    assert first == pytest.approx([-1, 0, -0.1, 0, 0, 0.3, 0.4, -0.4, 0.4, 0, 0, 0], abs=1e-5)
-    assert second == pytest.approx([1, 0, 0.3, 0, -0.4, 0.3, 0, -0.4, -0.4, 0, 0, 0], abs=1e-5)
+    assert first == pytest.approx([-1, 0, -0.1, 0, 0, 0.3, 0, -0.4, 0.4, 0, 0, 0], abs=1e-5)
+    assert second == pytest.approx([1, 0, 0.3, 0, -0.4, 0.3, -0.4, -0.4, -0.4, 0, 0, 0], abs=1e-5)
     assert torch.equal(outcome.next.state, outcome.next.obs.flatten(1))
-    # Row 0: 2 agents * (0.3 + 0.4) and each touches itself. Row 1: at 0.1 and 0.15, on the landmarks, 2 * 2 touches.
+    # Row 0: 2 agents * (0.3 + 0.4), both from the first one, and each touches itself. Row 1: 1 is damped to 0.75, the
+    # contact of 5 takes 0.5 of it, so they end 0.2 apart, on the landmarks; 2 * 2 touches.
     assert outcome.reward.tolist() == pytest.approx([-2 * 0.7 - 2, -4], abs=1e-4)
 
 
@@ -92,6 +93,14 @@ def test_spread_of_the_original_size() -> None:
     last = env.step(stay(env))
     assert last.truncated.all() and not last.terminated.any()
     assert (last.reward <= -3).all()
+
+
+def test_new_episodes_start_at_rest() -> None:
+    env = made("simple_spread", n_envs=2)
+    before = env.step(torch.full((2, 3), RIGHT)).next.obs
+    after = env.reset(torch.tensor([False, True])).obs
+    assert torch.equal(after[0], before[0]) and not torch.equal(after[1, :, 2:4], before[1, :, 2:4])
+    assert not after[1, :, :2].any()
 
 
 @pytest.mark.parametrize("landmark_range", [1.0, 0.8])
@@ -121,7 +130,7 @@ def test_coverage() -> None:
 
 def test_formation() -> None:
     """Row 0: polar angles 45 and 180 degrees. Row 1: 20 and 350, of which 20 is the smaller one."""
-    turned = [[math.cos(math.radians(x)), math.sin(math.radians(x))] for x in (20, 350)]
+    turned = [[r * math.cos(math.radians(x)), r * math.sin(math.radians(x))] for r, x in ((1.0, 20), (0.8, 350))]
     agents = [[[0.7, 0.6], [-0.3, 0.1]], [[0.2 + x, 0.1 + y] for x, y in turned], [[0.7, 0.1], [-0.32, 0.1]]]
     env = at("formation", agents, [[[0.2, 0.1]]] * 3)
     outcome = env.step(stay(env))
