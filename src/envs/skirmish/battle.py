@@ -20,7 +20,7 @@ from torch import Tensor
 
 from envs.skirmish import crew
 from envs.skirmish.engine import kernels, layout
-from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, Point, formation, ground, walkable, ways
+from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, formation, ground, walkable, ways
 from envs.skirmish.options import Options, complete, max_reward, shields, sizes
 from envs.skirmish.units import LEGS, LOOPS_PER_SECOND, UNITS, UnitKind
 
@@ -76,7 +76,8 @@ class Rules:
     heal_cost: float = 0.33
     """Energy per health point."""
     duel: int = 0
-    """1: the agents are led like enemies, from mirrored places, which must be a fair fight; for tests."""
+    """1: the agents are led like enemies, whatever their actions, from mirrored places, and the teams meet half way, which
+    must be a fair fight; for tests."""
 
 
 _PLACING = ("spawn_turn", "spawn_clockwise")
@@ -119,7 +120,7 @@ class Skirmish:
         real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
-        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
+        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot", "roll")}
         whole |= {
             "script": (b, n),
             "last": (b, n),
@@ -128,6 +129,7 @@ class Skirmish:
             "rng": (b, 2),
             "tally": (b, 3),
             "stale": (b,),
+            "present": (b,),
         }
         flags: dict[str, tuple[int, ...]] = {
             "avail": (b, n, size.n_actions),
@@ -292,14 +294,17 @@ class Skirmish:
             setattr(scene, name, value)
         return scene
 
-    def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
-        """[u, 2] where the units appear, and the points of the enemies' order."""
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """[u, 2] where the units appear, and [points, 2] of the order of those that are led."""
         m, rules, grid = self.map, self.rules, walkable(self.map.terrain)
+        orders = np.array(m.orders or m.ally_points)
         allies = formation(m.allies, m.ally_points, grid, rules.spawn_turn, rules.spawn_clockwise)
         if rules.duel:
-            return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
+            apart = np.abs(np.subtract(m.ally_points[0], m.enemy_points[0]))
+            axis = np.eye(2)[apart.argmax()]
+            return np.concatenate([allies, allies + axis * (SIZE - 2 * allies)]), orders + axis * (SIZE / 2 - orders)
         enemies = formation(m.enemies, m.enemy_points, grid, rules.spawn_turn, rules.spawn_clockwise)
-        return np.concatenate([allies, enemies]), m.orders or m.ally_points
+        return np.concatenate([allies, enemies]), orders
 
     def _numbers(self) -> dict[str, float]:
         """The plain numbers of a scene."""
@@ -307,6 +312,7 @@ class Skirmish:
         ally_shield, enemy_shield = shields(m)
         rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
         return rules | {
+            "widest": (2 * max(kind.separation for kind in m.kinds(m.allies + m.enemies))) ** 2,
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
             "enemy_shield": enemy_shield, "hunted": int(m.hunted),

@@ -38,14 +38,41 @@ def recover(s: Scene, b: Battle, i: int, u: int):
 
 @no_type_check
 @wp.func
+def call_roll(s: Scene, b: Battle, i: int, rng: wp.uint32):
+    """Lists the living in a random order, in which is done what cannot be done at once, lest numbers win battles."""
+    count = int(0)
+    for u in range(s.n_units):
+        if b.hp[i, u] > 0.0:
+            place = wp.randi(rng, 0, count + 1)
+            b.roll[i, count] = b.roll[i, place]
+            b.roll[i, place] = u
+            count += 1
+    b.present[i] = count
+
+
+@no_type_check
+@wp.func
 def clash(s: Scene, b: Battle, i: int):
     """All hits of this loop fall together, then the dead explode, then healers heal."""
+    for place in range(b.present[i]):
+        hit(s, b, i, b.roll[i, place])
     for u in range(s.n_units):
-        hit(s, b, i, u)
         land(s, b, i, u)
     bury(s, b, i)
     for u in range(s.n_units):
         give_health(s, b, i, u)
+
+
+@no_type_check
+@wp.func
+def walk(s: Scene, b: Battle, i: int, seed: int):
+    """Everybody who walks takes a step, all seeing where the others stood before it."""
+    for u in range(s.n_units):
+        if b.stance[i, u] == WALKING:
+            b.dest[i, u] = advance(s, b, i, u, wp.rand_init(seed, s.n_units + u))
+    for u in range(s.n_units):
+        if b.stance[i, u] == WALKING:
+            b.pos[i, u] = b.dest[i, u]
 
 
 @no_type_check
@@ -58,9 +85,7 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
         if b.hp[i, u] > 0.0:
             decide(s, b, i, u, wp.rand_init(seed, u))
     clash(s, b, i)
-    for u in range(s.n_units):
-        if b.hp[i, u] > 0.0 and b.stance[i, u] == WALKING:
-            advance(s, b, i, u)
+    walk(s, b, i, seed)
     for _sweep in range(s.sweeps):
         separate(s, b, i)
     for u in range(s.n_units):
@@ -89,7 +114,7 @@ def check(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
     for n in range(s.n_agents):
         a = int(action[i, n])
         bad = a < 0 or a >= s.n_actions
-        if not bad and s.scripted == 0:
+        if not bad and s.scripted == 0 and s.duel == 0:
             bad = b.avail[i, n, a] == wp.uint8(0)
         if bad:
             wp.atomic_max(b.fault, 0, i * s.n_agents + n + 1)
@@ -109,10 +134,11 @@ def play(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
         b.last[i, n] = a
         if s.scripted > 0:
             a = scripted_action(s, b, i, n)
-        if b.hp[i, n] > 0.0:
+        if b.hp[i, n] > 0.0 and s.duel == 0:
             obey(s, b, i, n, a)
     for u in range(s.n_units):
         b.before[i, u] = vigour(b, i, u)
+    call_roll(s, b, i, fresh_stream(b, i))
     for _loop in range(s.loops):
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1

@@ -128,6 +128,8 @@ class Scene:
     win: wp.float64
     defeat: wp.float64
     divisor: wp.float64
+    widest: float
+    """The square of the distance from which on no two units touch."""
     # rules that may be fitted
     jitter_low: float
     jitter_high: float
@@ -193,6 +195,9 @@ class Battle:
     pace: wp.array2d(dtype=float)
     origin: wp.array2d(dtype=wp.vec2)
     shot: wp.array2d(dtype=wp.int32)
+    roll: wp.array2d(dtype=wp.int32)
+    """Those alive at the beginning of the step, in this step's order; ``present`` of them."""
+    present: wp.array(dtype=wp.int32)
     stale: wp.array(dtype=wp.int32)
     fault: wp.array(dtype=wp.int32)
     # what is shown

@@ -36,7 +36,6 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
     r = s.spawn_jitter
     share = wp.randf(rng)
     goal = s.order_from + share * (s.order_to - s.order_from)
-    mirrored = wp.vec2(float(s.size) - goal[0], goal[1])
     for u in range(s.n_units):
         dx = r * (2.0 * wp.randf(rng) - 1.0)
         dy = r * (2.0 * wp.randf(rng) - 1.0)
@@ -55,7 +54,7 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
         b.side[i, u] = 0
         b.stuck[i, u] = 0
         b.target[i, u] = -1
-        b.goal[i, u] = wp.where(u < s.n_agents, mirrored, goal)
+        b.goal[i, u] = goal
         b.order[i, u] = STAND
         if is_led(s, u) and s.has_order > 0:
             b.order[i, u] = MOVE
