@@ -61,7 +61,7 @@ class BatchedEnv(ABC):
         """One joint action per row.
 
         Raises:
-            ValueError: an unavailable action of a running row, naming row and agent.
+            ValueError: an unavailable action of a running row, or one outside its box, naming row and agent.
         """
 
     def seed_rows(self, seed: int) -> None:
