@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from core.registry import ENVS, did_you_mean
+from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
-from envs.skirmish.maps import MAPS, find_map
-from envs.skirmish.options import Options, sizes
+from envs.skirmish.maps import find_map
+from envs.skirmish.options import Options, complete, features, sizes
 
 INSTALL = (
     "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH points, "
@@ -30,11 +30,20 @@ _SKIRMISH_REFUSES = {
     "game_version": "no StarCraft II is run",
     "replay_dir": "it writes no StarCraft II replays",
     "replay_prefix": "it writes no StarCraft II replays",
-    "continuing_episode": "time limits are always told apart from true ends (truncated, not terminated)",
+    "window_size_x": "it opens no window",
+    "window_size_y": "it opens no window",
     "seed": "the run's own seed seeds every row",
     "debug": "it has no debug log; see render(row)",
 }
 """Options of SMAC that only their default fits, with the reason."""
+
+_INFO = {
+    "battle_won": "won",
+    "dead_allies": "dead_allies",
+    "dead_enemies": "dead_enemies",
+    "episode_limit": "truncated",
+}
+"""SMAC's info, by the tensors' names; the last only with ``continuing_episode``."""
 
 
 @ENVS.register
@@ -51,7 +60,7 @@ class StarCraft2(BatchedEnv):
         engine: Literal["auto", "starcraft2", "skirmish"] = "auto"
         """The game, our simulator, or the game where it is found and usable."""
         map_name: str = "8m"
-        """One of SMAC's maps."""
+        """One of SMAC's maps, or of MACPF's two myopic ones."""
         difficulty: str = "7"
         """Of the built-in AI, 1 to 9 or A. SMAC's maps never start that AI, so it hardly matters there; it does
         nothing on skirmish."""
@@ -60,19 +69,24 @@ class StarCraft2(BatchedEnv):
         seed: int | None = None
         """Upstream's own seed; runs are seeded by the run's."""
         continuing_episode: bool = False
-        """Upstream's flag for telling time limits from true ends."""
+        """``episode_limit`` is among the metrics, as upstream. Time limits are told from true ends in any case."""
         obs_terrain_height: bool = False
         """Observations tell the heights around the agent."""
         replay_dir: str = ""
         """Where StarCraft II saves replays."""
         replay_prefix: str = ""
         """Their names' beginning."""
+        window_size_x: int = 1920
+        """Width of StarCraft II's window."""
+        window_size_y: int = 1200
+        """Its height."""
         debug: bool = False
         """Upstream's debug log."""
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         """Compiles the simulator's kernels when first reset."""
-        super().__init__(self.settle(cfg), n_envs, device, seed)
+        cfg = self.settle(cfg)
+        super().__init__(cfg, n_envs, device, seed)
         from envs.skirmish.battle import Skirmish  # imports Warp, which nobody else should wait for
 
         battle_map = find_map(cfg.map_name)
@@ -84,16 +98,15 @@ class StarCraft2(BatchedEnv):
             state_dim=size.state,
             episode_limit=battle_map.limit,
             extras={"visible": (agents, agents)},
-            metrics=("battle_won", "dead_allies", "dead_enemies"),
+            metrics=tuple(_INFO)[: 3 + cfg.continuing_episode],
             unit_dim=None if cfg.obs_instead_of_state else size.unit,
         )
         self.battle = Skirmish(battle_map, cfg, n_envs, self.device, seed)
 
     @classmethod
     def settle(cls, cfg: Config) -> Config:
-        """Decides the engine and checks the map and the options for it."""
-        if cfg.map_name not in MAPS:
-            raise ValueError(f"unknown map '{cfg.map_name}'.{did_you_mean(cfg.map_name, MAPS)}")
+        """Decides the engine, takes from the map what the options leave to it, and checks all of it."""
+        cfg = complete(cfg, find_map(cfg.map_name))
         missing = missing_for_starcraft2()
         if cfg.engine == "starcraft2":
             raise ValueError(f"env_args.engine=starcraft2: {' and '.join(missing)}. To use it, {INSTALL}; "
@@ -126,11 +139,7 @@ class StarCraft2(BatchedEnv):
             reward=live["reward"].clone(),
             terminated=live["terminated"].bool(),
             truncated=live["truncated"].bool(),
-            info={
-                "battle_won": live["won"].clone(),
-                "dead_allies": live["dead_allies"].clone(),
-                "dead_enemies": live["dead_enemies"].clone(),
-            },
+            info={name: live[_INFO[name]].to(torch.float32, copy=True) for name in self.spec.metrics},
         )
 
     def _show(self) -> TimeStep:
@@ -155,8 +164,33 @@ class StarCraft2(BatchedEnv):
         """The battlefield of one row as text."""
         return self.battle.picture(row)
 
+    def get_stats(self) -> dict[str, int | float]:
+        """Upstream's counts of battles, of all rows since the beginning (of the run, where it was resumed)."""
+        games, won, timeouts = self.battle.live["tally"].sum(0).tolist()
+        return {
+            "battles_won": won,
+            "battles_game": games,
+            "battles_draw": timeouts,
+            "win_rate": won / games if games else 0.0,
+            "timeouts": timeouts,
+            "restarts": 0,
+        }
+
+    def get_env_info(self) -> dict[str, Any]:
+        """Upstream's description of the environment."""
+        agent_features, enemy_features = features(self.battle.map)
+        return {
+            "state_shape": self.spec.state_dim,
+            "obs_shape": self.spec.obs_dim,
+            "n_actions": self.spec.n_actions,
+            "n_agents": self.spec.n_agents,
+            "episode_limit": self.spec.episode_limit,
+            "agent_features": agent_features,
+            "enemy_features": enemy_features,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """Units, orders, clocks and generators of every row."""
+        """Units, orders, clocks, generators and tallies of every row."""
         return dict(self.battle.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

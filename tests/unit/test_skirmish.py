@@ -110,6 +110,37 @@ def test_visible_is_symmetric_within_sight_and_false_for_oneself() -> None:
     assert env._show().extras["visible"][0, 0].tolist() == [False, False, False], "9 is out of sight"
 
 
+def test_myopic_agents_see_six_cells_far_and_no_mates() -> None:
+    env = made("8m_vs_9m_myopic")
+    far = [(2.0, 9.0 + u) for u in range(6)]
+    place(env, (10, 16), (11, 16), *far, (15, 16), (16, 16), *((30.0, 10.0 + u) for u in range(7)))
+    shown = env._show()
+    obs = shown.obs[0, 0]
+    enemies = obs[4:49].view(9, 5)
+    assert enemies[0].tolist() == pytest.approx([1, 5 / 6, 5 / 6, 0, 1])
+    assert enemies[1:].abs().sum() == 0, "at 6 exactly it is not seen ..."
+    assert shown.avail[0, 0, 7], "... and can be attacked"
+    assert obs[49] == 1, "the own health follows at once"
+    assert shown.extras["visible"][0, 0].nonzero().flatten().tolist() == [1]
+
+
+def test_mates_zeroed_and_dropped() -> None:
+    shown = {}
+    for block in ("full", "zero", "drop"):
+        env = made("2s3z", obs_allies=block, obs_last_action=True)
+        env.step(torch.ones(1, 5, dtype=torch.long))
+        shown[block] = env._show()
+    full, zero, drop = (shown[block].obs[0] for block in ("full", "zero", "drop"))
+    before, after = 4 + 5 * 8, 4 + 5 * 8 + 4 * (8 + 11)
+    assert full[:, before:after].any(-1).all()
+    assert zero[:, before:after].abs().sum() == 0
+    for part in (slice(before), slice(after, None)):
+        assert torch.equal(full[:, part], zero[:, part])
+    assert torch.equal(drop, torch.cat([full[:, :before], full[:, after:]], -1))
+    assert torch.equal(shown["drop"].state, shown["full"].state)
+    assert torch.equal(shown["drop"].extras["visible"], shown["full"].extras["visible"])
+
+
 def test_last_actions_and_time() -> None:
     env = made("3m", obs_last_action=True, state_timestep_number=True, obs_timestep_number=True)
     assert env._show().state[0, 21:48].sum() == 0, "none after a reset"
@@ -285,12 +316,12 @@ def test_enemy_shield_regeneration_pays_by_the_absolute_value() -> None:
 
 
 def test_time_limit_truncates() -> None:
-    env = made("3m")
+    env = made("3m", continuing_episode=True)
     place(env, (2, 10), (2, 16), (2, 22), (30, 10), (30, 16), (30, 22))
     pacify(env)
     for t in range(60):
         outcome = env.step(torch.ones(1, 3, dtype=torch.long))
-        assert outcome.truncated.item() == (t == 59)
+        assert outcome.truncated.item() == outcome.info["episode_limit"].item() == (t == 59)
         assert not outcome.terminated.item()
         assert outcome.reward.item() == 0
 
@@ -301,6 +332,27 @@ def test_a_win_in_the_last_step_is_no_truncation() -> None:
     env.battle.live["time"][0] = 59
     outcome = env.step(torch.tensor([[6, 1, 1]]))
     assert (outcome.terminated.item(), outcome.truncated.item()) == (True, False)
+
+
+def test_stats_count_all_rows_and_survive_a_resumption() -> None:
+    env = made("3m", n_envs=4)
+    assert env.get_stats() == dict.fromkeys(env.get_stats(), 0), "no battle yet, no division by zero"
+    pacify(env)
+    kill(env, 3, 4, 5, row=0)
+    kill(env, 0, 1, 2, row=1)
+    env.battle.live["time"][2] = 59
+    env.step(stop(env))
+    counted = {"battles_won": 1, "battles_game": 3, "battles_draw": 1, "win_rate": 1 / 3, "timeouts": 1, "restarts": 0}
+    assert env.get_stats() == counted
+    env.step(stop(env))
+    assert env.get_stats() == counted, "ended battles end only once"
+    env.reset(torch.tensor([True, False, False, True]))
+    assert env.get_stats() == counted, "a battle that is given up does not count"
+    resumed = made("3m", n_envs=4, seed=1)
+    resumed.load_state_dict(env.state_dict())
+    kill(resumed, 3, 4, 5, row=3)
+    resumed.step(stop(resumed))
+    assert (resumed.get_stats()["battles_game"], resumed.get_stats()["battles_won"]) == (4, 2)
 
 
 # ---------------------------------------------------------------- dynamics

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from envs.skirmish.engine import kernels, layout
-from envs.skirmish.maps import SIZE, BattleMap, Point, formation, ground, walkable, ways
-from envs.skirmish.options import Options, max_reward, shields, sizes
+from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, Point, formation, ground, walkable, ways
+from envs.skirmish.options import Options, complete, max_reward, shields, sizes
 from envs.skirmish.units import LEGS, LOOPS_PER_SECOND, UNITS, UnitKind
 
 SHOOT_RANGE = 6.0
@@ -82,8 +82,8 @@ _PLACING = ("spawn_turn", "spawn_clockwise")
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
-"""The tensors that decide what happens next."""
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally")
+"""The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
 
@@ -100,7 +100,8 @@ class Skirmish:
         rules: Rules | None = None,
     ) -> None:
         """``seed`` derives every row's generator."""
-        self.map, self.options, self.n_envs, self.device = battle_map, options, n_envs, device
+        self.map, self.n_envs, self.device = battle_map, n_envs, device
+        self.options = complete(options, battle_map)
         self.rules = rules or Rules()
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
@@ -117,7 +118,15 @@ class Skirmish:
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
         whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
-        whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
+        whole |= {
+            "script": (b, n),
+            "last": (b, n),
+            "time": (b,),
+            "running": (b,),
+            "rng": (b, 2),
+            "tally": (b, 3),
+            "stale": (b,),
+        }
         flags: dict[str, tuple[int, ...]] = {
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
@@ -170,7 +179,7 @@ class Skirmish:
         self.live["rng"][:, 1] = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that decides what happens next."""
+        """Copies of everything that decides what happens next, and of the tally."""
         return {name: self.live[name].clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -273,6 +282,7 @@ class Skirmish:
             "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
+            "obs_allies": get_args(AllyBlock).index(o.obs_allies),
             "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
             "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
             "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),

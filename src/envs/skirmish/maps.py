@@ -1,10 +1,10 @@
-"""The 23 SMAC maps as data: teams, episode limits, geometry; and the ways round the corners of their terrain."""
+"""The maps as data: teams, episode limits, geometry, sight; and the ways round the corners of their terrain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ SIZE = 32
 
 Team = tuple[tuple[str, int], ...]
 Point = tuple[float, float]
+AllyBlock = Literal["drop", "zero", "full"]
+"""What becomes of an observation's part on the other agents: left out, all zeros, or shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class BattleMap:
     """Where the enemy attack-moves to; of two points: to a random point between them, drawn per episode."""
     hunted: bool = False
     """The enemy is ordered to attack the agents wherever they are."""
+    sight_range: float = 9.0
+    obs_allies: AllyBlock = "full"
+    """Of both, what the options of the same names are where they are not set."""
 
     def kinds(self, team: Team) -> list[UnitKind]:
         """One entry per unit of ``team``."""
@@ -134,7 +139,14 @@ _MAPS = (
     ),
 )  # fmt: skip
 
-MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS}
+_MYOPIC = tuple(
+    replace(battle_map, name=f"{battle_map.name}_myopic", sight_range=6.0, obs_allies="drop")
+    for battle_map in _MAPS
+    if battle_map.name in ("8m_vs_9m", "10m_vs_11m")
+)
+"""Short sight and no word of the other agents: the myopic maps of MACPF's paper, section 5.2."""
+
+MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS + _MYOPIC}
 
 _Rows = tuple[tuple[int, int, int, int], ...]
 """(first y, last y, first x, x after the last)."""

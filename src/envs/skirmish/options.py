@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
-from envs.skirmish.maps import BattleMap
+from envs.skirmish.maps import AllyBlock, BattleMap
 
 FIRST_ATTACK = 6
 """Actions: 0 no-op, 1 stop, 2-5 north south east west, 6+k attack enemy k."""
@@ -19,8 +19,11 @@ class Options:
     """Game loops (sixteenths of a second) per step."""
     move_amount: float = 2.0
     """Length of the walk that a move action orders."""
-    sight_range: float = 9.0
-    """Radius of what an agent sees (not an option upstream)."""
+    sight_range: float | None = None
+    """Radius of what an agent sees (not an option upstream); null: the map's own."""
+    obs_allies: AllyBlock | None = None
+    """The part of observations that tells of the other agents: ``full``, ``zero`` (its size is kept) or ``drop`` (not
+    an option upstream); null: the map's own."""
     heuristic_ai: bool = False
     """The agents' actions are ignored; each attacks the nearest enemy until it is dead."""
     heuristic_rest: bool = False
@@ -60,8 +63,8 @@ class Options:
 
     def problems(self) -> list[str]:
         """What is wrong with the values."""
-        positive = ("step_mul", "move_amount", "sight_range", "reward_scale_rate")
-        found = [f"{name} must be above 0, not {getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
+        values = {name: getattr(self, name) for name in _POSITIVE}
+        found = [f"{name} must be above 0, not {x}" for name, x in values.items() if x is not None and x <= 0]
         if self.heuristic_rest and not self.heuristic_ai:
             found.append("heuristic_rest needs heuristic_ai")
         return found
@@ -70,6 +73,18 @@ class Options:
     def own_health(self) -> bool:
         """Upstream lets ``obs_all_health`` overrule ``obs_own_health``."""
         return self.obs_all_health or self.obs_own_health
+
+
+_POSITIVE = ("step_mul", "move_amount", "sight_range", "reward_scale_rate")
+_AnyOptions = TypeVar("_AnyOptions", bound=Options)
+
+
+def complete(options: _AnyOptions, battle_map: BattleMap) -> _AnyOptions:
+    """``options`` with the map's own values where they leave the choice to it."""
+    unset = {
+        name: getattr(battle_map, name) for name in ("sight_range", "obs_allies") if getattr(options, name) is None
+    }
+    return replace(options, **unset)
 
 
 class Sizes(NamedTuple):
@@ -84,17 +99,26 @@ class Sizes(NamedTuple):
 
 def sizes(battle_map: BattleMap, options: Options) -> Sizes:
     """The lengths that ``options`` give on ``battle_map``."""
+    options = complete(options, battle_map)
     agents, enemies, bits = battle_map.n_agents, battle_map.n_enemies, battle_map.bits
     ally_shield, enemy_shield = shields(battle_map)
     n_actions = FIRST_ATTACK + enemies
     ally = 4 + bits + options.obs_all_health * (1 + ally_shield) + options.obs_last_action * n_actions
     enemy = 4 + bits + options.obs_all_health * (1 + enemy_shield)
     own = bits + options.own_health * (1 + ally_shield) + 2 * options.obs_timestep_number
-    obs = 4 + 8 * options.obs_pathing_grid + enemies * enemy + (agents - 1) * ally + own
+    allies = 0 if options.obs_allies == "drop" else (agents - 1) * ally
+    obs = 4 + 8 * options.obs_pathing_grid + enemies * enemy + allies + own
     unit = 4 + ally_shield + bits
     state = agents * unit + enemies * (3 + enemy_shield + bits)
     state += options.state_last_action * agents * n_actions + options.state_timestep_number
     return Sizes(n_actions, obs, agents * obs if options.obs_instead_of_state else state, unit)
+
+
+def features(battle_map: BattleMap) -> tuple[list[str], list[str]]:
+    """Upstream's names of the numbers that the state has of every ally and of every enemy."""
+    ally, enemy = (["shield"] * shield for shield in shields(battle_map))
+    types = [f"type_{bit}" for bit in range(battle_map.bits)]
+    return ["health", "energy/cooldown", "rel_x", "rel_y", *ally, *types], ["health", "rel_x", "rel_y", *enemy, *types]
 
 
 def shields(battle_map: BattleMap) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from envs.skirmish.engine.layout import DEAD, WALKING, Battle, Scene
 from envs.skirmish.engine.motion import advance, separate
 from envs.skirmish.engine.orders import obey, scripted_action
 from envs.skirmish.engine.score import score
-from envs.skirmish.engine.sight import show_actions, show_obs, show_state
+from envs.skirmish.engine.sight import show_actions, show_obs, show_state, show_visible
 from envs.skirmish.engine.spawn import begin, clear, fresh_stream
 
 
@@ -133,5 +133,6 @@ def show(s: Scene, b: Battle):
     length = b.obs.shape[2]
     for n in range(s.n_agents):
         show_actions(s, b, i, n)
+        show_visible(s, b, i, n)
         show_obs(s, b, i, n, length)
     show_state(s, b, i, b.state.shape[1], length)

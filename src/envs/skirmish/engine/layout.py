@@ -25,6 +25,11 @@ CLIMBS = wp.constant(1)
 FLIES = wp.constant(2)
 """How a unit gets about, numbered as in the table of units."""
 
+DROP = wp.constant(0)
+ZERO = wp.constant(1)
+FULL = wp.constant(2)
+"""What observations have of the other agents."""
+
 NEVER = wp.constant(1.0e9)
 
 
@@ -110,6 +115,7 @@ class Scene:
     obs_all_health: int
     obs_own_health: int
     obs_last_action: int
+    obs_allies: int
     obs_pathing: int
     obs_time: int
     state_last_action: int
@@ -177,6 +183,8 @@ class Battle:
     time: wp.array(dtype=wp.int32)
     running: wp.array(dtype=wp.int32)
     rng: wp.array2d(dtype=wp.int32)
+    tally: wp.array2d(dtype=wp.int32)
+    """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
     before: wp.array2d(dtype=float)
     stance: wp.array2d(dtype=wp.int32)

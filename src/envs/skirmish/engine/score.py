@@ -35,14 +35,18 @@ def verdict(s: Scene, b: Battle, i: int, enemies: int) -> int:
 @no_type_check
 @wp.func
 def ended(s: Scene, b: Battle, i: int, result: int):
-    """Marks the end of the battle, if it is one: win, defeat, both dead, or the time limit."""
-    b.won[i] = wp.where(result == 1, 1.0, 0.0)
-    if result != 0:
-        b.terminated[i] = wp.uint8(1)
-        b.running[i] = 0
-    elif b.time[i] >= s.limit:
-        b.truncated[i] = wp.uint8(1)
-        b.running[i] = 0
+    """Marks and counts the end of the battle, if it is one: win, defeat, both dead, or the time limit."""
+    won = wp.where(result == 1, 1, 0)
+    cut = wp.where(result == 0 and b.time[i] >= s.limit, 1, 0)
+    if result == 0 and cut == 0:
+        return
+    b.won[i] = float(won)
+    b.terminated[i] = wp.uint8(1 - cut)
+    b.truncated[i] = wp.uint8(cut)
+    b.running[i] = 0
+    b.tally[i, 0] = b.tally[i, 0] + 1
+    b.tally[i, 1] = b.tally[i, 1] + won
+    b.tally[i, 2] = b.tally[i, 2] + cut
 
 
 @no_type_check
