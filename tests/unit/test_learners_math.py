@@ -30,7 +30,7 @@ LENGTHS, TERMINATED = (2, 3, 1, 2), (True, False, True, False)
 
 def settings(name: str, **more: object) -> Settings:
     small = {"env": "toy", "seed": 5, "batch_size": 4, "gamma": GAMMA, "hidden_dim": 8}
-    soft = {} if name in Q else {"entropy_reduction": "sum"}
+    soft = {"entropy_reduction": "sum"} if name.startswith(("fop", "macpf")) else {}
     return resolve(merge(merge(load(ALGS / f"{name}.yaml"), small | soft), more))
 
 
