@@ -17,6 +17,8 @@ from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from memory.replay import Replay
+from modules.critics.base import build_critic
+from modules.critics.policy import CounterfactualCritic
 from modules.layers import last_actions
 from modules.target import Target
 from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
@@ -54,7 +56,7 @@ class COMA(Learner):
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
-        self.critic = settings.build("critic", spec)
+        self.critic = build_critic(settings, CounterfactualCritic, spec)
         self.target = Target(self.critic, cfg.target_update_interval)
         self.optimise("policy", controller, lr=cfg.lr)
         self.optimise("critic", self.critic, lr=cfg.critic_lr)

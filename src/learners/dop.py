@@ -16,6 +16,8 @@ from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from memory.replay import Replay
+from modules.critics.base import build_critic
+from modules.critics.policy import PolicyCritic
 from modules.target import Target
 from rl.masked import draw, masked_mean, taken
 from rl.returns import td_lambda, tree_backup
@@ -66,7 +68,7 @@ class DOP(Learner):
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng)
-        self.critic = settings.build("critic", spec, settings.build("mixer", spec))
+        self.critic = build_critic(settings, PolicyCritic, spec, settings.build("mixer", spec))
         self.target = Target(self.critic, cfg.target_update_interval)
         self.optimise("policy", controller, lr=cfg.lr)
         self.optimise("critic", self.critic, lr=cfg.critic_lr)

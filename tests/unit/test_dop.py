@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 import torch
-from test_learners_math import GAMMA, LENGTHS, A, N, batch, session
 from torch import Tensor
 
+from by_hand import GAMMA, LENGTHS, A, N, batch, session
 from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.registry import CRITICS
 from core.specs import EnvSpec
+from modules.critics.policy import CounterfactualCritic
 from modules.layers import mlp
 
 
 @CRITICS.register
-class COMACritic(nn.Module):
+class COMACritic(CounterfactualCritic):
     """Foerster et al. 2018: one network whose A outputs are Q(s, (·, a_-i)), for all agents in one pass.
 
     It reads the state, the agent's observation, the joint action with the agent's own part zeroed, the joint action

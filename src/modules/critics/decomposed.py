@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.config import ConfigError
 from core.registry import CRITICS
 from core.specs import EnvSpec
-from modules.critics.base import PolicyCritic
+from modules.critics.policy import PolicyCritic
 from modules.layers import mlp
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage

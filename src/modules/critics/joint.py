@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from core.registry import CRITICS
 from core.specs import EnvSpec
-from modules.critics.base import PolicyCritic
+from modules.critics.policy import PolicyCritic
 from modules.layers import mlp
 from rl.masked import draw
 
