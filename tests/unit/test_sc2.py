@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.registry import ENVS
-from envs import sc2
 from envs.sc2 import StarCraft2
 from envs.skirmish.battle import without_missing_driver
+from envs.skirmish.env import missing_for_starcraft2
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
 
@@ -79,6 +80,18 @@ def test_every_map_has_the_sizes_of_smac(line: str) -> None:
 
 def test_all_23_maps_and_the_myopic_two() -> None:
     assert set(MAPS) == {line.split()[0] for line in lines()}
+
+
+def test_the_pages_table_of_maps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments" / "sc2.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {row[0]: row[1:] for row in rows if len(row) == 7 and row[0] in MAPS}
+    assert list(told) == list(MAPS)
+    for name, (agents, enemies, *numbers) in told.items():
+        m, size = MAPS[name], sizes(MAPS[name], Options())
+        assert [int(x) for x in numbers] == [m.limit, size.n_actions, size.obs, size.state]
+        teams = [", ".join(f"{n} {k.replace('_', ' ').title()}" for k, n in team) for team in (m.allies, m.enemies)]
+        assert [agents, agents if enemies == "the same" else enemies] == teams
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -190,7 +203,7 @@ def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pyt
     for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
         assert word in str(error.value)
     (tmp_path / "Versions").mkdir()
-    assert not any("StarCraft II is not found" in reason for reason in sc2.missing_for_starcraft2())
+    assert not any("StarCraft II is not found" in reason for reason in missing_for_starcraft2("smac"))
 
 
 def test_found_starcraft2_is_not_built_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
