@@ -239,12 +239,7 @@ class Skirmish:
         if slices not in self._commands:
             self._commands[slices] = self._record(slices)
         stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
-
-        def run(commands: dict[str, Any]) -> None:
-            for name in names:
-                commands[name].launch(stream=stream)
-
-        crew.side_by_side([partial(run, commands) for commands in self._commands[slices]])
+        crew.side_by_side([partial(_launch_all, [c[name] for name in names], stream) for c in self._commands[slices]])
 
     def _record(self, slices: int) -> list[dict[str, Any]]:
         """Every kernel with its arguments bound once, for each slice of the rows."""
@@ -380,6 +375,12 @@ class Skirmish:
 def as_shown(tensor: Tensor) -> Tensor:
     """Bytes that are 0 or 1 as truth values, on the same memory."""
     return tensor.view(torch.bool) if tensor.dtype == torch.uint8 else tensor
+
+
+def _launch_all(commands: list[Any], stream: Any) -> None:
+    """Launches recorded kernels, one after the other."""
+    for command in commands:
+        command.launch(stream=stream)
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:

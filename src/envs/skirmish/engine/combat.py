@@ -82,8 +82,18 @@ def acquire(s: Scene, b: Battle, i: int, u: int):
 
 @no_type_check
 @wp.func
+def is_patient(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
+    """Whether the healer ``u`` of the enemy may choose ``v``."""
+    return needs_healing(s, b, i, v) and gap(s, b, i, u, v) <= s.patient_range
+
+
+@no_type_check
+@wp.func
 def acquire_patient(s: Scene, b: Battle, i: int, u: int):
-    """An enemy healer's choice: keep a patient; else the mate close by with the lowest share of its health."""
+    """An enemy healer's choice: keep a patient; else the mate close by with the lowest share of its health.
+
+    Of several with the same share the nearest.
+    """
     old = b.target[i, u]
     if old >= 0:
         if needs_healing(s, b, i, old):
@@ -92,13 +102,16 @@ def acquire_patient(s: Scene, b: Battle, i: int, u: int):
     if b.energy[i, u] < s.heal_from:
         return
     least = float(1.0)
+    near = float(NEVER)
     first = wp.where(u < s.n_agents, 0, s.n_agents)
     last = wp.where(u < s.n_agents, s.n_agents, s.n_units)
     for v in range(first, last):
-        share = b.hp[i, v] / s.kind[b.kind[i, v]].hp
-        if share < least and needs_healing(s, b, i, v):
-            if gap(s, b, i, u, v) <= s.patient_range:
+        if is_patient(s, b, i, u, v):
+            share = b.hp[i, v] / s.kind[b.kind[i, v]].hp
+            d = gap(s, b, i, u, v)
+            if share < least or (share == least and d < near):
                 least = share
+                near = d
                 b.target[i, u] = v
 
 
@@ -378,8 +391,10 @@ def sweep(s: Scene, b: Battle, i: int, u: int):
 @wp.func
 def land(s: Scene, b: Battle, i: int, u: int):
     """An attack's further effect, when its time has come: a second blow, a missile, a beam's sweep."""
-    if b.pending[i, u] != 0.0:  # an effect that set out in this loop waits from the next one on
-        b.pending[i, u] = wp.where(b.pending[i, u] > 0.0, wp.max(b.pending[i, u] - 1.0, 0.0), -1.0)
+    if b.pending[i, u] < 0.0:
+        return
+    if b.pending[i, u] > 0.0:
+        b.pending[i, u] = wp.max(b.pending[i, u] - 1.0, 0.0)
         return
     b.pending[i, u] = -1.0
     k = b.kind[i, u]
