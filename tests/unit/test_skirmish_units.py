@@ -424,14 +424,17 @@ def test_the_line_by_centres() -> None:
     assert hold_still(arena, 12)[-1] == [5, 5, 45, 45]
 
 
-def test_the_line_stays_where_it_was_drawn() -> None:
+def test_the_line_stays_where_it_was_drawn_and_its_target_is_not_hit_again() -> None:
     arena = line((0.0, 1.0), (4.0, 0.0))
-    told = []
-    arena.run(4)
-    arena.put(0, (20.0, 16.0))  # the target walks off, among others
-    arena.run(5, each=lambda: told.append(arena.live["hp"][0, 1:3].tolist()))
-    assert told[-1] == [5, 45]
-    assert arena.live["shield"][0, 0] == 10, "and is not hit again"
+    hold_still(arena, 4)
+    arena.put(0, (20.0, 16.0))  # the target walks off, to another bystander
+    assert hold_still(arena, 5)[-1] == [5, 45]
+    assert arena.live["shield"][0, 0] == 10
+    arena = line((0.0, 1.0), (4.0, 0.0))
+    hold_still(arena, 4)
+    arena.put(1, (20.0, 16.5))  # one bystander leaves and another comes
+    arena.put(2, (16.1, 15.5))
+    assert hold_still(arena, 5)[-1] == [45, 5]
 
 
 # ---------------------------------------------------------------- healing
