@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from core.registry import ENVS
-from envs import sc2
 from envs.sc2 import StarCraft2
 from envs.skirmish.battle import without_missing_driver
+from envs.skirmish.env import missing_for_starcraft2
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
 
@@ -203,7 +203,7 @@ def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pyt
     for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
         assert word in str(error.value)
     (tmp_path / "Versions").mkdir()
-    assert not any("StarCraft II is not found" in reason for reason in sc2.missing_for_starcraft2())
+    assert not any("StarCraft II is not found" in reason for reason in missing_for_starcraft2("smac"))
 
 
 def test_found_starcraft2_is_not_built_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -665,7 +665,7 @@ def test_resetting_one_row_leaves_the_others() -> None:
 def test_picture() -> None:
     env = made("3m")
     place(env, (10.5, 16.5))
-    text = env.render(0).splitlines()
+    text = env.battle.picture(0).splitlines()
     assert len(text) == 1 + 32 + 2
     assert text[1 + 31 - 16][10] == "A"
     assert text[1] == "#" * 32

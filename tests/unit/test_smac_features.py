@@ -125,11 +125,6 @@ def rows_for(name: str) -> int:
     return max(6, 240 // (MAPS[name].n_agents + MAPS[name].n_enemies))
 
 
-def bound(env: StarCraft2) -> list[Any]:
-    """What the engine's kernels are launched with: the scene and the battles."""
-    return list(env.battle._bound[1][:2])
-
-
 def kinds_of(env: StarCraft2) -> list[UnitKind]:
     """The type of every unit."""
     battle_map = env.battle.map
@@ -324,7 +319,7 @@ def test_what_agents_earn_and_when_battles_end(name: str, options: dict[str, Any
     time = live["time"].tolist()
     scatter(env, rng, survivors(env, rng, alive))
     live["time"].copy_(torch.tensor(time) + 1)
-    wp.launch(judge, dim=n_envs, inputs=bound(env))
+    wp.launch(judge, dim=n_envs, inputs=list(env.battle._bound[1][:2]))
     for row, (before, steps) in enumerate(zip(was, time, strict=True)):
         reward, over, info = one_step(theirs, game, row, before, steps)
         same(live["reward"][row], reward)
@@ -375,7 +370,7 @@ def orders(env: StarCraft2) -> list[tuple[Any, ...]]:
 def choose(env: StarCraft2, action: list[int]) -> list[int]:
     """Gives our agents their orders; returns the actions, which the script may have chosen."""
     given, chosen = torch.tensor([action], dtype=torch.int32), torch.zeros(1, len(action), dtype=torch.int32)
-    wp.launch(command, dim=1, inputs=[*bound(env), wp.from_torch(given), wp.from_torch(chosen)])
+    wp.launch(command, dim=1, inputs=[*env.battle._bound[1][:2], wp.from_torch(given), wp.from_torch(chosen)])
     return [int(a) for a in chosen[0]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from envs.skirmish.maps import AllyBlock, BattleMap
@@ -61,6 +61,19 @@ class Options:
     reward_scale_rate: float = 20.0
     """See ``reward_scale``."""
 
+    # what only SMACv2 has
+    fully_observable: bool = field(default=False, init=False)
+    obs_own_pos: bool = field(default=False, init=False)
+    use_unit_ranges: bool = field(default=False, init=False)
+    min_attack_range: float = field(default=2.0, init=False)
+    prob_obs_enemy: float = field(default=1.0, init=False)
+    hides_lower_enemies: bool = field(default=False, init=False)
+    action_mask: bool = field(default=True, init=False)
+    reward_clipped: bool = field(default=False, init=False)
+    """``reward_only_positive`` clips at 0 instead of taking the absolute value."""
+    obs_spare: int = field(default=1, init=False)
+    """Zeros that come with ``obs_timestep_number``."""
+
     def problems(self) -> list[str]:
         """What is wrong with the values."""
         values = {name: getattr(self, name) for name in _POSITIVE}
@@ -76,6 +89,43 @@ class Options:
         """Upstream lets ``obs_all_health`` overrule ``obs_own_health``."""
         return self.obs_all_health or self.obs_own_health
 
+    @property
+    def tracked(self) -> bool:
+        """Whether it matters who has spotted which enemy."""
+        return self.prob_obs_enemy < 1.0 or self.hides_lower_enemies
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionsV2(Options):
+    """What a SMACv2 battle shows and pays; names and defaults are upstream's."""
+
+    fully_observable: bool = False
+    """Observations tell of all living units, however far (SMACv2's own, for debugging)."""
+    obs_own_pos: bool = False
+    """Observations tell the agent's own place."""
+    use_unit_ranges: bool = False
+    """Every type of unit has its own sight and its own range of attacks."""
+    min_attack_range: float = 2.0
+    """With ``use_unit_ranges``: attacks are offered from at least so far, by types with shorter weapons too."""
+    prob_obs_enemy: float = 1.0
+    """Probability for an agent to be able to see an enemy that another agent was the first to spot."""
+    hides_lower_enemies: bool = True
+    """An enemy that is hidden from an agent, or was spotted by nobody yet, hides all enemies with lower numbers from it
+    too. Upstream's code does that (issue 50 there); false: it hides itself only (not an option upstream)."""
+    action_mask: bool = True
+    """Only attacks within range are offered; false: all living targets', which do nothing out of range."""
+    reward_clipped: bool = field(default=True, init=False)
+    obs_spare: int = field(default=0, init=False)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values."""
+        found = super().problems()
+        if not 0.0 <= self.prob_obs_enemy <= 1.0:
+            found.append(f"prob_obs_enemy must be from 0 to 1, not {self.prob_obs_enemy}")
+        if self.min_attack_range < 0.0:
+            found.append(f"min_attack_range must not be negative, not {self.min_attack_range}")
+        return found
+
 
 _POSITIVE = ("step_mul", "move_amount", "sight_range", "reward_scale_rate")
 _AnyOptions = TypeVar("_AnyOptions", bound=Options)
@@ -83,10 +133,8 @@ _AnyOptions = TypeVar("_AnyOptions", bound=Options)
 
 def complete(options: _AnyOptions, battle_map: BattleMap) -> _AnyOptions:
     """``options`` with the map's own values where they leave the choice to it."""
-    unset = {
-        name: getattr(battle_map, name) for name in ("sight_range", "obs_allies") if getattr(options, name) is None
-    }
-    return replace(options, **unset)
+    names = ("obs_allies",) if options.use_unit_ranges else ("sight_range", "obs_allies")
+    return replace(options, **{name: getattr(battle_map, name) for name in names if getattr(options, name) is None})
 
 
 class Sizes(NamedTuple):
@@ -104,10 +152,11 @@ def sizes(battle_map: BattleMap, options: Options) -> Sizes:
     options = complete(options, battle_map)
     agents, enemies, bits = battle_map.n_agents, battle_map.n_enemies, battle_map.bits
     ally_shield, enemy_shield = shields(battle_map)
-    n_actions = FIRST_ATTACK + enemies
+    n_actions = FIRST_ATTACK + (max(agents, enemies) if "medivac" in dict(battle_map.allies) else enemies)
     ally = 4 + bits + options.obs_all_health * (1 + ally_shield) + options.obs_last_action * n_actions
     enemy = 4 + bits + options.obs_all_health * (1 + enemy_shield)
-    own = bits + options.own_health * (1 + ally_shield) + 2 * options.obs_timestep_number
+    own = bits + options.own_health * (1 + ally_shield) + 2 * options.obs_own_pos
+    own += (1 + options.obs_spare) * options.obs_timestep_number
     allies = 0 if options.obs_allies == "drop" else (agents - 1) * ally
     obs = 4 + 8 * options.obs_pathing_grid + enemies * enemy + allies + own
     unit = 4 + ally_shield + bits
@@ -131,5 +180,4 @@ def shields(battle_map: BattleMap) -> tuple[int, int]:
 
 def max_reward(battle_map: BattleMap, options: Options) -> float:
     """The unscaled sum of rewards of a win without regeneration."""
-    kinds = battle_map.kinds(battle_map.enemies)
-    return options.reward_win + sum(options.reward_death_value + kind.hp + kind.shield for kind in kinds)
+    return options.reward_win + battle_map.n_enemies * options.reward_death_value + battle_map.enemy_health

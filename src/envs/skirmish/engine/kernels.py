@@ -10,13 +10,14 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.combat import bury, decide, give_health, hit, land
+from envs.skirmish.engine.combat import bury, decide, give_health, hit, hunt, land
 from envs.skirmish.engine.layout import DEAD, WALKING, Battle, Scene
 from envs.skirmish.engine.motion import advance, separate
 from envs.skirmish.engine.orders import obey, scripted_action
 from envs.skirmish.engine.score import score, vigour
 from envs.skirmish.engine.sight import show_actions, show_obs, show_state, show_visible
 from envs.skirmish.engine.spawn import begin, clear, fresh_stream
+from envs.skirmish.engine.spotting import lose, lose_the_dead, spot
 
 
 @no_type_check
@@ -94,6 +95,17 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
 
 
 @no_type_check
+@wp.func
+def look_round(s: Scene, b: Battle, i: int, rng: wp.uint32):
+    """The agents look for enemies at the beginning: twice, since upstream's reset asks for observations too."""
+    for e in range(s.n_units - s.n_agents):
+        lose(s, b, i, e)
+    seed = wp.randi(rng)
+    spot(s, b, i, seed)
+    spot(s, b, i, seed)
+
+
+@no_type_check
 @wp.kernel(enable_backward=False)
 def start(first: int, s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
     """New battles in the rows of ``which``."""
@@ -102,6 +114,8 @@ def start(first: int, s: Scene, b: Battle, which: wp.array(dtype=wp.uint8)):
         return
     clear(b, i)
     begin(s, b, i, fresh_stream(b, i))
+    if s.tracked > 0:
+        look_round(s, b, i, fresh_stream(b, i))
 
 
 @no_type_check
@@ -139,10 +153,16 @@ def play(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
     for u in range(s.n_units):
         b.before[i, u] = vigour(b, i, u)
     call_roll(s, b, i, fresh_stream(b, i))
-    for _loop in range(s.loops):
+    for loop in range(s.loops):
+        if s.hunts_every > 0:
+            if (b.time[i] * s.loops + loop) % s.hunts_every == 0:
+                hunt(s, b, i)
         game_loop(s, b, i, wp.randi(rng))
     b.time[i] = b.time[i] + 1
     score(s, b, i)
+    if s.tracked > 0:
+        lose_the_dead(s, b, i)
+        spot(s, b, i, wp.randi(rng))
     b.stale[i] = 1
 
 

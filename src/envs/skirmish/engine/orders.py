@@ -59,10 +59,19 @@ def target_of(s: Scene, b: Battle, i: int, n: int, action: int) -> int:
 
 @no_type_check
 @wp.func
+def in_range(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
+    """Whether agent ``n`` is offered an attack on ``v``, as far as the distance goes."""
+    return distance(b.pos[i, n], b.pos[i, v]) <= wp.float64(s.kind[b.kind[i, n]].shoot)
+
+
+@no_type_check
+@wp.func
 def obey(s: Scene, b: Battle, i: int, n: int, action: int):
-    """Gives agent ``n`` the order of its action."""
+    """Gives agent ``n`` the order of its action; an attack out of range leaves the last one as it is."""
     if action >= 6:
-        order_target(s, b, i, n, target_of(s, b, i, n, action))
+        target = target_of(s, b, i, n, action)
+        if s.scripted > 0 or in_range(s, b, i, n, target):
+            order_target(s, b, i, n, target)
     elif action >= 2:
         order_move(s, b, i, n, action)
     elif action == 1:

@@ -83,7 +83,8 @@ def score(s: Scene, b: Battle, i: int):
     ended(s, b, i, result)
     reward = inflicted - s.negative_scale * suffered
     if s.only_positive > 0:
-        reward = wp.abs(inflicted)  # the absolute value makes enemy regeneration pay, as upstream
+        # SMAC's absolute value makes enemy regeneration pay
+        reward = wp.where(s.clipped > 0, wp.max(inflicted, wp.float64(0.0)), wp.abs(inflicted))
     bonus = wp.float64(0.0)
     if result == 1:
         bonus = s.win

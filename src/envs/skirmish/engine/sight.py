@@ -12,7 +12,8 @@ import warp as wp
 
 from envs.skirmish.engine.ground import can_stand, distance, inside
 from envs.skirmish.engine.layout import DROP, FULL, Battle, Scene
-from envs.skirmish.engine.orders import is_healer
+from envs.skirmish.engine.orders import in_range, is_healer
+from envs.skirmish.engine.spotting import is_hidden
 
 # ---------------------------------------------------------------- actions
 
@@ -29,15 +30,35 @@ def can_walk(s: Scene, p: wp.vec2, east: int, north: int) -> wp.uint8:
 
 @no_type_check
 @wp.func
-def show_targets(s: Scene, b: Battle, i: int, n: int):
-    """Whom agent ``n`` may attack: living enemies within range; or heal: agents but healers, in full health too."""
+def target_in(s: Scene, b: Battle, i: int, n: int, k: int) -> int:
+    """Whom action 6 + k of agent ``n`` is for, -1 for nobody.
+
+    A living enemy; or, of a healer, a living agent that is none, in full health too.
+    """
     healer = is_healer(s, b, i, n)
-    first = wp.where(healer, 0, s.n_agents)
-    last = wp.where(healer, wp.min(s.n_agents, s.n_actions - 6), s.n_units)
-    for v in range(first, last):
-        if b.hp[i, v] > 0.0 and not (healer and is_healer(s, b, i, v)):
-            if distance(b.pos[i, n], b.pos[i, v]) <= wp.float64(s.shoot):
-                b.avail[i, n, 6 + v - first] = wp.uint8(1)
+    if k >= wp.where(healer, s.n_agents, s.n_units - s.n_agents):
+        return -1
+    v = k + wp.where(healer, 0, s.n_agents)
+    if b.hp[i, v] <= 0.0 or (healer and is_healer(s, b, i, v)):
+        return -1
+    return v
+
+
+@no_type_check
+@wp.func
+def can_target(s: Scene, b: Battle, i: int, n: int, k: int) -> bool:
+    """Whether action 6 + k of agent ``n`` has a target within range."""
+    v = target_in(s, b, i, n, k)
+    return v >= 0 and in_range(s, b, i, n, wp.max(v, 0))
+
+
+@no_type_check
+@wp.func
+def show_targets(s: Scene, b: Battle, i: int, n: int):
+    """Whom agent ``n`` may attack or heal; without ``action_mask`` those out of range too."""
+    for k in range(s.n_actions - 6):
+        if can_target(s, b, i, n, k) or (s.action_mask == 0 and target_in(s, b, i, n, k) >= 0):
+            b.avail[i, n, 6 + k] = wp.uint8(1)
 
 
 @no_type_check
@@ -64,8 +85,9 @@ def show_actions(s: Scene, b: Battle, i: int, n: int):
 @no_type_check
 @wp.func
 def sees(s: Scene, b: Battle, i: int, n: int, u: int) -> bool:
-    """Whether unit ``u`` is alive and within the sight of agent ``n``."""
-    return b.hp[i, u] > 0.0 and distance(b.pos[i, n], b.pos[i, u]) < wp.float64(s.sight)
+    """Whether unit ``u`` is alive and within the sight of agent ``n``, or nothing is out of sight."""
+    near = distance(b.pos[i, n], b.pos[i, u]) < wp.float64(s.kind[b.kind[i, n]].sight)
+    return b.hp[i, u] > 0.0 and (near or s.fully_observable > 0)
 
 
 @no_type_check
@@ -109,7 +131,7 @@ def show_place(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: floa
     """``first``, and how far and where unit ``u`` is from agent ``n``, in sight ranges."""
     p = b.pos[i, n]
     q = b.pos[i, u]
-    sight = wp.float64(s.sight)
+    sight = wp.float64(s.kind[b.kind[i, n]].sight)
     b.obs[i, n, at] = first
     b.obs[i, n, at + 1] = float(distance(p, q) / sight)
     b.obs[i, n, at + 2] = float((wp.float64(q[0]) - wp.float64(p[0])) / sight)
@@ -120,7 +142,7 @@ def show_place(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: floa
 @no_type_check
 @wp.func
 def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int, shielded: int) -> int:
-    """Health, shield and type of unit ``u`` in the observation of agent ``n``."""
+    """Health, shield, place (only its own) and type of unit ``u`` in the observation of agent ``n``."""
     k = s.kind[b.kind[i, u]]
     j = at
     if health > 0:
@@ -129,7 +151,11 @@ def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int,
         if shielded > 0:
             b.obs[i, n, j] = b.shield[i, u] / k.shield
             j += 1
-    if s.bits > 0:
+    if u == n and s.obs_own_pos > 0:
+        b.obs[i, n, j] = b.pos[i, n][0] / float(s.size)
+        b.obs[i, n, j + 1] = b.pos[i, n][1] / float(s.size)
+        j += 2
+    if s.bits > 0 and (u == n or u >= s.n_agents or s.obs_mate_types > 0):
         b.obs[i, n, j + k.code] = 1.0
     return j + s.bits
 
@@ -141,8 +167,9 @@ def show_enemies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
     width = 4 + s.bits + s.obs_all_health * (1 + s.enemy_shield)
     for e in range(s.n_units - s.n_agents):
         u = s.n_agents + e
-        if sees(s, b, i, n, u):
-            j = show_place(s, b, i, n, u, at + e * width, float(b.avail[i, n, 6 + e]))
+        if sees(s, b, i, n, u) and not is_hidden(s, b, i, n, e):
+            first = wp.where(can_target(s, b, i, n, e), 1.0, 0.0)
+            j = show_place(s, b, i, n, u, at + e * width, first)
             show_body(s, b, i, n, u, j, s.obs_all_health, s.enemy_shield)
     return at + (s.n_units - s.n_agents) * width
 
@@ -170,7 +197,7 @@ def show_obs(s: Scene, b: Battle, i: int, n: int, length: int):
     """The observation of agent ``n``; zeros for the dead (but for the time, as upstream)."""
     for j in range(length):
         b.obs[i, n, j] = 0.0
-    if s.obs_time > 0:  # upstream reserves one more place, which stays zero
+    if s.obs_time > 0:  # SMAC reserves one more place, which stays zero
         b.obs[i, n, length - 1] = float(b.time[i]) / float(s.limit)
     if b.hp[i, n] <= 0.0:
         return
