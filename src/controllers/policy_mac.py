@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from controllers.stochastic import StochasticController
+from core.config import Settings
 from core.registry import CONTROLLERS
+from core.schedule import Linear
 from core.specs import EnvSpec
 from rl.distributions import Categorical
+from rl.masked import draw, floored, masked_log_softmax, probabilities
 
 
 @CONTROLLERS.register
@@ -21,11 +25,35 @@ class PolicyMAC(StochasticController):
     class Config(StochasticController.Config):
         """Keys of acting by sampling."""
 
+        epsilon_start: float = 0.0
+        """Share of the uniform policy mixed into π while exploring, at the start."""
+        epsilon_finish: float = 0.0
+        """The same after the annealing."""
+        epsilon_anneal_time: int = 50_000
+        """Environment steps over which it falls, linearly."""
+
+    def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
+        super().__init__(spec, cfg, settings)
+        self.epsilon = Linear(cfg.epsilon_start, cfg.epsilon_finish, cfg.epsilon_anneal_time)
+
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
         """See ``Controller.unmet``."""
         return None if spec.discrete else "it needs discrete actions; for a box there is mac=gaussian_mac"
 
+    def behaviour(
+        self, logits: Float[Tensor, "*rest n a"], avail: Bool[Tensor, "*rest n a"], t_env: int
+    ) -> Float[Tensor, "*rest n a"]:
+        """What acts while exploring: π̄ = (1-ε) π + ε uniform over the available actions (algorithms.md 1.1)."""
+        pi = probabilities(masked_log_softmax(logits, avail), avail)
+        return floored(pi, avail, self.epsilon(t_env))
+
     def policy(self, out: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Categorical:
-        """π over the available actions."""
+        """π over the available actions, without exploration."""
         return Categorical(out, avail)
+
+    def explore(
+        self, out: Float[Tensor, "b n a"], avail: Bool[Tensor, "b n a"], t_env: int, rng: torch.Generator
+    ) -> Int[Tensor, "b n"]:
+        """Actions drawn from π̄."""
+        return draw(self.behaviour(out, avail, t_env), rng)

@@ -48,19 +48,30 @@ class StochasticController(Controller):
         last: Float[Tensor, "b n a"],
         hidden: Float[Tensor, "b n h"],
         *,
-        t_env: int,  # noqa: ARG002 - part of the interface; nothing is annealed here
+        t_env: int,
         mode: str,
         rng: torch.Generator,
     ) -> Acted:
         """See ``Controller.act``."""
         out, hidden = self.agent(step.obs[:, None], last[:, None], hidden)
+        if mode == self.explore_mode:
+            return self.acted(self.explore(out[:, 0], step.avail, t_env, rng), hidden)
         policy = self.policy(out[:, 0], step.avail)
-        likeliest = mode != self.explore_mode and self.cfg.test_greedy
-        return self.acted(policy.mode() if likeliest else policy.sample(rng), hidden)
+        return self.acted(policy.mode() if self.cfg.test_greedy else policy.sample(rng), hidden)
 
     def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n p"]:
         """The distributions' parameters at every state."""
         return unroll_agent(self.agent, batch, self.spec.n_actions)
+
+    def explore(
+        self,
+        out: Float[Tensor, "b n p"],
+        avail: Bool[Tensor, "b n a"],
+        t_env: int,  # noqa: ARG002 - read by those whose exploration is annealed
+        rng: torch.Generator,
+    ) -> Tensor:
+        """What agents do while they collect: here, actions drawn from their policies."""
+        return self.policy(out, avail).sample(rng)
 
     def acted(self, drawn: Tensor, hidden: Tensor) -> Acted:
         """What is executed of what was drawn, and what is remembered of it."""

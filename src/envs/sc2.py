@@ -2,187 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
-
-from core.registry import ENVS, did_you_mean
-from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
-from envs.base import BatchedEnv
-from envs.skirmish.maps import MAPS, find_map
-from envs.skirmish.options import Options, sizes
-
-INSTALL = (
-    "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH points, "
-    "copy SMAC's maps into its folder Maps/SMAC_Maps, and 'pip install git+https://github.com/oxwhirl/smac.git' "
-    "(the package called smac on PyPI is another project)"
-)
-
-_SKIRMISH_REFUSES = {
-    "obs_terrain_height": "the maps' heights are not known to it",
-    "game_version": "no StarCraft II is run",
-    "replay_dir": "it writes no StarCraft II replays",
-    "replay_prefix": "it writes no StarCraft II replays",
-    "continuing_episode": "time limits are always told apart from true ends (truncated, not terminated)",
-    "seed": "the run's own seed seeds every row",
-    "debug": "it has no debug log; see render(row)",
-}
-"""Options of SMAC that only their default fits, with the reason."""
+from core.registry import ENVS
+from envs.skirmish.env import SkirmishEnv
+from envs.skirmish.maps import BattleMap, find_map
+from envs.skirmish.options import Options
 
 
 @ENVS.register
-class StarCraft2(BatchedEnv):
+class StarCraft2(SkirmishEnv):
     """SMAC's maps, observations, states, masks and rewards (Samvelyan et al. 2019).
 
     ``skirmish`` plays them on our own simulator. Its numbers are not SMAC results; ``label`` keeps them apart.
     """
 
+    game = "SMAC"
+    package = "smac"
+
     @dataclass(frozen=True, kw_only=True)
-    class Config(Options, BatchedEnv.Config):
+    class Config(Options, SkirmishEnv.Config):
         """The legal ``env_args``: SMAC's own, and the engine."""
 
-        engine: Literal["auto", "starcraft2", "skirmish"] = "auto"
-        """The game, our simulator, or the game where it is found and usable."""
         map_name: str = "8m"
-        """One of SMAC's maps."""
-        difficulty: str = "7"
-        """Of the built-in AI, 1 to 9 or A. SMAC's maps never start that AI, so it hardly matters there; it does
-        nothing on skirmish."""
-        game_version: str | None = None
-        """Which StarCraft II; None is the newest installed."""
-        seed: int | None = None
-        """Upstream's own seed; runs are seeded by the run's."""
-        continuing_episode: bool = False
-        """Upstream's flag for telling time limits from true ends."""
-        obs_terrain_height: bool = False
-        """Observations tell the heights around the agent."""
-        replay_dir: str = ""
-        """Where StarCraft II saves replays."""
-        replay_prefix: str = ""
-        """Their names' beginning."""
-        debug: bool = False
-        """Upstream's debug log."""
-
-    def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        """Compiles the simulator's kernels when first reset."""
-        super().__init__(self.settle(cfg), n_envs, device, seed)
-        from envs.skirmish.battle import Skirmish  # imports Warp, which nobody else should wait for
-
-        battle_map = find_map(cfg.map_name)
-        size = sizes(battle_map, cfg)
-        agents = battle_map.n_agents
-        self.spec = EnvSpec(
-            actions=(ActionSpec(size.n_actions),) * agents,
-            obs_dims=(size.obs,) * agents,
-            state_dim=size.state,
-            episode_limit=battle_map.limit,
-            extras={"visible": (agents, agents)},
-            metrics=("battle_won", "dead_allies", "dead_enemies"),
-            unit_dim=None if cfg.obs_instead_of_state else size.unit,
-        )
-        self.battle = Skirmish(battle_map, cfg, n_envs, self.device, seed)
+        """One of SMAC's maps, or of MACPF's two myopic ones."""
 
     @classmethod
-    def settle(cls, cfg: Config) -> Config:
-        """Decides the engine and checks the map and the options for it."""
-        if cfg.map_name not in MAPS:
-            raise ValueError(f"unknown map '{cfg.map_name}'.{did_you_mean(cfg.map_name, MAPS)}")
-        missing = missing_for_starcraft2()
-        if cfg.engine == "starcraft2":
-            raise ValueError(f"env_args.engine=starcraft2: {' and '.join(missing)}. To use it, {INSTALL}; "
-                             "or choose env_args.engine=skirmish")  # fmt: skip
-        problems = cfg.problems()
-        if cfg.difficulty not in tuple("123456789A"):
-            problems.append(f"difficulty must be one of 1 to 9 or A, not '{cfg.difficulty}'")
-        problems += [
-            f"the skirmish engine cannot honour {name}: {reason}"
-            for name, reason in _SKIRMISH_REFUSES.items()
-            if getattr(cfg, name) != getattr(cls.Config, name)
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        if cfg.engine == "auto":
-            sys.stderr.write(skirmish_warning(missing) + "\n")
-        return replace(cfg, engine="skirmish")
+    def battle_map(cls, cfg: Config) -> BattleMap:
+        """SMAC's map of that name."""
+        return find_map(cfg.map_name)
 
-    def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
-        """New battles; a new draw of places (and order points) from each row's generator."""
-        self.battle.reset(which)
-        return self._show()
-
-    def step(self, action: Int[Tensor, "b n"]) -> Outcome:
-        """``step_mul`` game loops of every running battle."""
-        self.battle.step(action)
-        live = self.battle.live
-        return Outcome(
-            next=self._show(),
-            reward=live["reward"].clone(),
-            terminated=live["terminated"].bool(),
-            truncated=live["truncated"].bool(),
-            info={
-                "battle_won": live["won"].clone(),
-                "dead_allies": live["dead_allies"].clone(),
-                "dead_enemies": live["dead_enemies"].clone(),
-            },
+    @classmethod
+    def install(cls) -> str:
+        """How to get the game and SMAC."""
+        return (
+            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
+            "points, copy SMAC's maps into its folder Maps/SMAC_Maps, and 'pip install "
+            "git+https://github.com/oxwhirl/smac.git' (the package called smac on PyPI is another project)"
         )
-
-    def _show(self) -> TimeStep:
-        """Copies of what the kernels wrote."""
-        live = self.battle.live
-        return TimeStep(
-            obs=live["obs"].clone(),
-            state=live["state"].clone(),
-            avail=live["avail"].bool(),
-            extras={"visible": live["visible"].bool()},
-        )
-
-    def seed_rows(self, seed: int) -> None:
-        """Restarts every row's generator; running battles go on as they are."""
-        self.battle.seed_rows(seed)
-
-    def label(self) -> str:
-        """Engine and map, for instance ``sc2-skirmish/corridor``."""
-        return f"sc2-{self.cfg.engine}/{self.cfg.map_name}"
-
-    def render(self, row: int) -> str:
-        """The battlefield of one row as text."""
-        return self.battle.picture(row)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Units, orders, clocks and generators of every row."""
-        return dict(self.battle.state_dict())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
-        self.battle.load_state_dict(state)
-
-
-def missing_for_starcraft2() -> list[str]:
-    """What keeps the game itself from being used here; never empty as long as that engine is not built."""
-    root = Path(os.environ.get("SC2PATH") or Path.home() / "StarCraftII").expanduser()
-    missing = [] if (root / "Versions").is_dir() else [f"StarCraft II is not found at {root}"]
-    package = importlib.util.find_spec("smac")
-    places = list(package.submodule_search_locations or []) if package else []
-    if not any((Path(place) / "env" / "starcraft2").is_dir() for place in places):
-        missing.append("the Python package smac (SMAC, from GitHub) is not installed")
-    return missing or ["StarCraft II and smac seem to be here, but Cofactor's starcraft2 engine is not built yet"]
-
-
-def skirmish_warning(reasons: list[str]) -> str:
-    """A box that says that battles are simulated, and why."""
-    lines = [
-        "NOT STARCRAFT II: these battles run on Cofactor's own simulator, skirmish.",
-        "Its win rates are not SMAC results and must not be published as such.",
-        *(f"- {reason}" for reason in reasons),
-        "env_args.engine=skirmish says the same without this warning.",
-    ]
-    width = max(map(len, lines))
-    edge = "!" * (width + 6)
-    return "\n".join([edge, *(f"!! {line:<{width}} !!" for line in lines), edge])

@@ -14,8 +14,8 @@ from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec
-from learners.base import Learner, Metrics
-from learners.ppo import Experience, PPOConfig, ValueFunction, gather, means, policy, refuse_unfit, surrogate
+from learners.base import Learner, Metrics, means
+from learners.ppo import Experience, PPOConfig, ValueFunction, gather, policy, refuse_unfit, surrogate
 from memory.replay import Replay
 from modules.agents.separate import SeparateAgents
 from modules.stacked import StackedAdam

@@ -14,13 +14,12 @@ from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Learner, Metrics
+from learners.base import Learner, Metrics, means
 from learners.ppo import (
     Experience,
     PPOConfig,
     ValueFunction,
     gather,
-    means,
     policy,
     refuse_unfit,
     surrogate,
@@ -28,6 +27,8 @@ from learners.ppo import (
 )
 from memory.replay import Replay
 from modules.chunks import Chunks, recall
+from modules.critics.base import build_critic
+from modules.critics.history import HistoryCritic
 from modules.layers import action_vectors
 from modules.target import Target
 from rl.distributions import Distribution
@@ -43,7 +44,7 @@ class JointValue(nn.Module):
         super().__init__()
         self.n_agents, self.discrete, a = spec.n_agents, spec.discrete, spec.n_actions
         outputs, action_dim = (a, 0) if self.discrete else (1, a)
-        self.critic = settings.build("critic", spec.state_dim + spec.n_agents, outputs, action_dim)
+        self.critic = build_critic(settings, HistoryCritic, spec.state_dim + spec.n_agents, outputs, action_dim)
         self.mixer = settings.build("mixer", spec)
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:

@@ -15,6 +15,8 @@ from core.config import ConfigError, Settings
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from modules.chunks import Chunks, Recurrent, recall
+from modules.critics.base import build_critic
+from modules.critics.history import HistoryCritic
 from modules.layers import agent_inputs, input_dim, last_actions
 from modules.normaliser import PopArt, Unnormalised, ValueNorm
 from rl.distributions import Distribution
@@ -137,7 +139,7 @@ class ValueFunction(nn.Module):
         self.n_agents, self.n_actions = spec.n_agents, spec.n_actions
         self.each = reads == "obs" or spec.reward == "individual"
         dim = input_dim(spec) if reads == "obs" else spec.state_dim + (spec.n_agents if self.each else 0)
-        self.critic = settings.build("critic", dim, 1, 0)
+        self.critic = build_critic(settings, HistoryCritic, dim, 1, 0)
         scales = {"valuenorm": ValueNorm, "popart": lambda: PopArt(self.critic.head), "none": Unnormalised}
         self.scale = scales[cfg.value_norm]()
 
@@ -251,11 +253,6 @@ def surrogate(pi: Distribution, part: Experience, clip: float) -> tuple[Float[Te
     return objective, entropy, metrics
 
 
-def means(parts: list[Metrics]) -> Metrics:
-    """The mean of every metric over an update's gradient steps."""
-    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-
-
 def refuse_unfit(settings: Settings, controller: Any, cfg: PPOConfig) -> None:
     """What keeps an on-policy learner from learning from its own, newest episodes.
 
@@ -273,5 +270,7 @@ def refuse_unfit(settings: Settings, controller: Any, cfg: PPOConfig) -> None:
         )
     if settings["updates_per_collect"] != 1:
         problems.append("updates_per_collect must be 1: an on-policy update is repeated by epochs")
+    if getattr(controller.cfg, "epsilon_start", 0) or getattr(controller.cfg, "epsilon_finish", 0):
+        problems.append("epsilon_start and epsilon_finish must be 0: agents act by the policies that are improved")
     if problems:
         raise ConfigError(problems)

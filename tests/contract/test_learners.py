@@ -12,13 +12,11 @@ from torch import Tensor
 
 import toy  # noqa: F401 - registers the environment
 from core.config import ConfigError, Settings, load, merge, resolve
-from core.registry import LEARNERS
 from core.specs import EpisodeBatch
+from modules.target import Target
 from run import Session, build
 
 ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "config" / "algs").glob("*.yaml"))
-AGENTS = [(name, agent) for name in ALGORITHMS for agent in ("rnn", "mlp")]
-AGENTS += [(name, "ppo") for name in ("mappo", "ippo", "happo", "maipg", "maipg_vdn", "fop")]
 SMALL = {
     "env": "toy",
     "seed": 3,
@@ -26,29 +24,22 @@ SMALL = {
     "batch_size_run": 4,
     "batch_size": 8,
     "buffer_size": 40,
+    "target_update_interval": 10_000,
+    "epochs": 1,
+    "num_mini_batch": 2,
+    "chunk_length": 2,
     "test_interval": 16,
     "test_nepisode": 2,
     "log_interval": 16,
 }
-SMALL_IF_KNOWN = {"target_update_interval": 10_000, "epochs": 1, "num_mini_batch": 2, "chunk_length": 2}
-
-
-def yaml(name: str) -> dict[str, object]:
-    return load(Path(__file__).parents[2] / "config" / "algs" / f"{name}.yaml")
-
-
-def keys(name: str) -> set[str]:
-    return {f.name for f in dataclasses.fields(LEARNERS[yaml(name)["learner"]].Config)}
-
-
-def copies(name: str) -> bool:
-    """Whether the algorithm has target networks that are copied from time to time."""
-    return "target_update_interval" in keys(name)
 
 
 def settings(name: str, **more: object) -> Settings:
-    own = {key: value for key, value in SMALL_IF_KNOWN.items() if key in keys(name)}
-    return resolve(merge(merge(yaml(name), SMALL | own | {"burn_in": 6}), more))
+    """The algorithm on the toy, small; of SMALL and ``more`` only what its components know."""
+    config = load(Path(__file__).parents[2] / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
+    known = resolve(config)
+    wanted = SMALL | {"burn_in": 6} | more
+    return resolve(merge(config, {key: value for key, value in wanted.items() if key in known}))
 
 
 def filled(name: str, **more: object) -> Session:
@@ -58,34 +49,38 @@ def filled(name: str, **more: object) -> Session:
     return session
 
 
+def slow_copies(session: Session) -> list[Target]:
+    return [module for module in session.learner.modules() if isinstance(module, Target)]
+
+
 def parameters(session: Session) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in session.learner.named_parameters()}
 
 
-@pytest.mark.parametrize(("name", "agent"), AGENTS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("agent", ["rnn", "mlp"])
 def test_every_parameter_learns_and_nothing_else_moves(name: str, agent: str) -> None:
     session = filled(name, agent=agent)
-    before = parameters(session)
-    for _ in range(4):
+    before, targets = parameters(session), [copy.deepcopy(slow.state_dict()) for slow in slow_copies(session)]
+    for _ in range(10):
         for metric, value in session.learner.update(session.replay, 100).items():
             assert torch.isfinite(value).all(), metric
-    learnt = {n: p for n, p in session.learner.named_parameters() if p.requires_grad}
-    still = {n for n, p in learnt.items() if torch.equal(p, before[n])}
-    assert not still
-    others = {n: p for n, p in session.learner.named_parameters() if n not in learnt}
-    assert all(p.grad is None for p in others.values())
-    assert all(n.startswith("target.slow.") for n in others)
-    if copies(name):
-        assert others and all(torch.equal(p, before[n]) for n, p in others.items())
+    moved = {n for n, p in session.learner.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n, p in session.learner.named_parameters() if p.requires_grad}
+    for target, then in zip(slow_copies(session), targets, strict=True):
+        now = target.state_dict()
+        assert target.period is None or all(torch.equal(now[n], then[n]) for n in now if n.startswith("slow."))
+        assert all(p.grad is None for p in target.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if copies(name)])
-def test_targets_are_copied_when_their_episodes_are_counted(name: str) -> None:
-    session = filled(name, target_update_interval=8)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_targets_are_copied_when_their_events_are_counted(name: str) -> None:
+    session = filled(name, target_update_interval=1)
     session.learner.update(session.replay, 0)
-    online = session.learner.target._online[0].state_dict()
-    slow = session.learner.target.slow.state_dict()
-    assert all(torch.equal(online[n], slow[n]) for n in slow if isinstance(slow[n], Tensor))
+    for target in slow_copies(session):
+        online, slow = target._online[0].state_dict(), target.slow.state_dict()
+        same = all(torch.equal(online[n], slow[n]) for n in slow if isinstance(slow[n], Tensor))
+        assert same == (target.period is not None)
 
 
 def poisoned(batch: EpisodeBatch) -> EpisodeBatch:

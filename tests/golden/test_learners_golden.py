@@ -9,7 +9,6 @@ writes ``learners.json`` anew; say in CHANGELOG.md what changed and why.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -24,7 +23,6 @@ import torch  # noqa: E402
 
 import toy  # noqa: E402, F401 - registers the environment
 from core.config import load, merge, resolve  # noqa: E402
-from core.registry import LEARNERS  # noqa: E402
 from run import build  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("learners.json")
@@ -38,6 +36,7 @@ SMALL = {
     "burn_in": 8,
     "buffer_size": 40,
     "hidden_dim": 16,
+    "target_update_interval": 30,
     "gamma": 0.95,
     "device": "cpu",
 }
@@ -45,9 +44,9 @@ SMALL = {
 
 def measured(name: str) -> dict[str, Any]:
     """After 20 updates: Σ p, Σ |p| and Σ p² of every part's parameters, and the last metrics."""
-    yaml = load(ROOT / "config" / "algs" / f"{name}.yaml")
-    copies = "target_update_interval" in {f.name for f in dataclasses.fields(LEARNERS[yaml["learner"]].Config)}
-    session = build(resolve(merge(yaml, SMALL | ({"target_update_interval": 30} if copies else {}))))
+    config = load(ROOT / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
+    known = resolve(config)
+    session = build(resolve(merge(config, {key: value for key, value in SMALL.items() if key in known})))
     updates, t_env = 0, 0
     while updates < UPDATES:
         episodes = session.runner.collect(t_env=t_env, mode="explore").episodes

@@ -213,6 +213,8 @@ def test_every_episode_is_used_in_exactly_one_update() -> None:
         ({"mac": "basic_mac"}, "policy_mac or gaussian_mac"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"mlp_layers": 0}, "mlp_layers must be at least 1"),
+        ({"epsilon_start": 0.1}, "epsilon_start and epsilon_finish must be 0"),
+        ({"critic": "coma"}, "critic 'coma' does not fit learner 'mappo'. Choose one of: ppo"),
     ],
 )
 def test_what_cannot_work_is_refused(more: dict[str, Any], message: str) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.registry import ENVS
-from envs import sc2
 from envs.sc2 import StarCraft2
 from envs.skirmish.battle import without_missing_driver
+from envs.skirmish.env import missing_for_starcraft2
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
 
@@ -39,7 +40,25 @@ corridor 6 24 400 0 30 156 282 1280
 so_many_baneling 7 32 100 0 38 202 397 1480
 bane_vs_bane 24 24 200 2 30 336 984 1260
 2c_vs_64zg 2 64 400 0 70 332 342 3080
+8m_vs_9m_myopic 8 9 120 0 15 50 179 695
+10m_vs_11m_myopic 10 11 150 0 17 60 243 805
 """
+
+# upstream's constructor, argument by argument, with its defaults
+ARGUMENTS = {
+    "map_name": "8m", "step_mul": 8, "move_amount": 2, "difficulty": "7", "game_version": None, "seed": None,
+    "continuing_episode": False, "obs_all_health": True, "obs_own_health": True, "obs_last_action": False,
+    "obs_pathing_grid": False, "obs_terrain_height": False, "obs_instead_of_state": False,
+    "obs_timestep_number": False, "state_last_action": True, "state_timestep_number": False, "reward_sparse": False,
+    "reward_only_positive": True, "reward_death_value": 10, "reward_win": 200, "reward_defeat": 0,
+    "reward_negative_scale": 0.5, "reward_scale": True, "reward_scale_rate": 20, "replay_dir": "",
+    "replay_prefix": "", "window_size_x": 1920, "window_size_y": 1200, "heuristic_ai": False, "heuristic_rest": False,
+    "debug": False,
+}  # fmt: skip
+REFUSED = {
+    "game_version": "4.10", "seed": 1, "obs_terrain_height": True, "replay_dir": "replays", "replay_prefix": "run",
+    "window_size_x": 640, "window_size_y": 480, "debug": True,
+}  # fmt: skip
 
 
 def config(**args: Any) -> StarCraft2.Config:
@@ -59,8 +78,20 @@ def test_every_map_has_the_sizes_of_smac(line: str) -> None:
     assert shown == [int(x) for x in numbers]
 
 
-def test_all_23_maps() -> None:
+def test_all_23_maps_and_the_myopic_two() -> None:
     assert set(MAPS) == {line.split()[0] for line in lines()}
+
+
+def test_the_pages_table_of_maps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments" / "sc2.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {row[0]: row[1:] for row in rows if len(row) == 7 and row[0] in MAPS}
+    assert list(told) == list(MAPS)
+    for name, (agents, enemies, *numbers) in told.items():
+        m, size = MAPS[name], sizes(MAPS[name], Options())
+        assert [int(x) for x in numbers] == [m.limit, size.n_actions, size.obs, size.state]
+        teams = [", ".join(f"{n} {k.replace('_', ' ').title()}" for k, n in team) for team in (m.allies, m.enemies)]
+        assert [agents, agents if enemies == "the same" else enemies] == teams
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -87,6 +118,9 @@ def test_maps_build_with_the_sizes_they_announce(name: str) -> None:
         ({"state_last_action": False}, 80, 120 - 55),
         ({"state_timestep_number": True}, 80, 121),
         ({"obs_instead_of_state": True}, 80, 400),
+        ({"obs_allies": "drop"}, 80 - 4 * 8, 120),
+        ({"obs_allies": "drop", "obs_last_action": True}, 80 - 4 * 8, 120),
+        ({"obs_allies": "zero", "obs_last_action": True}, 80 + 4 * 11, 120),
     ],
 )
 def test_options_change_the_sizes(args: dict[str, Any], obs: int, state: int) -> None:
@@ -95,16 +129,70 @@ def test_options_change_the_sizes(args: dict[str, Any], obs: int, state: int) ->
     assert (shown.obs.shape[-1], shown.state.shape[-1]) == (obs, state) == (env.spec.obs_dim, env.spec.state_dim)
 
 
+def test_every_argument_of_upstream_has_its_default() -> None:
+    defaults = vars(StarCraft2.Config())
+    assert {name: defaults[name] for name in ARGUMENTS} == ARGUMENTS
+    assert set(defaults) - set(ARGUMENTS) == {"engine", "sight_range", "obs_allies"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_means_nothing_here_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^the skirmish engine cannot honour {name}: "):
+        StarCraft2.settle(config(**{name: REFUSED[name]}))
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name not in REFUSED])
+def test_every_other_argument_is_accepted(name: str) -> None:
+    value = ARGUMENTS[name]
+    other = {"map_name": "8m", "difficulty": "A", "step_mul": 4}.get(name)
+    if other is None:
+        other = not value if isinstance(value, bool) else value + 0.5
+    settled = StarCraft2.settle(config(**{"heuristic_ai": name == "heuristic_rest"} | {name: other}))
+    assert getattr(settled, name) == other
+
+
+def test_the_map_says_what_the_options_leave_open() -> None:
+    plain = StarCraft2.settle(config(map_name="8m_vs_9m"))
+    assert (plain.sight_range, plain.obs_allies) == (9.0, "full")
+    myopic = StarCraft2.settle(config(map_name="8m_vs_9m_myopic"))
+    assert (myopic.sight_range, myopic.obs_allies) == (6.0, "drop")
+    asked = StarCraft2.settle(config(map_name="8m_vs_9m_myopic", sight_range=9.5, obs_allies="full"))
+    assert (asked.sight_range, asked.obs_allies) == (9.5, "full")
+    with pytest.raises(ValueError, match="sight_range must be above 0, not 0"):
+        StarCraft2.settle(config(sight_range=0.0))
+
+
+def test_env_info_has_upstreams_keys() -> None:
+    info = StarCraft2(config(map_name="2m_vs_1z"), 1, "cpu", 0).get_env_info()
+    assert info == {
+        "state_shape": 26, "obs_shape": 16, "n_actions": 7, "n_agents": 2, "episode_limit": 150,
+        "agent_features": ["health", "energy/cooldown", "rel_x", "rel_y"],
+        "enemy_features": ["health", "rel_x", "rel_y", "shield"],
+    }  # fmt: skip
+    info = StarCraft2(config(map_name="2s3z"), 1, "cpu", 0).get_env_info()
+    assert info["agent_features"][4:] == info["enemy_features"][3:] == ["shield", "type_0", "type_1"]
+
+
 def test_misspelt_map() -> None:
     with pytest.raises(ValueError, match=r"unknown map '2s3x'.*Did you mean '2s3z'"):
         StarCraft2.settle(config(map_name="2s3x"))
 
 
 def test_all_option_problems_at_once() -> None:
-    bad = config(game_version="4.10", obs_terrain_height=True, move_amount=-1.0, heuristic_rest=True, difficulty="X")
+    bad = config(
+        game_version="4.10", obs_terrain_height=True, move_amount=-0.5, heuristic_rest=True, difficulty="X",
+        obs_pathing_grid=True,
+    )  # fmt: skip
     with pytest.raises(ValueError) as error:
         StarCraft2.settle(bad)
-    for word in ("game_version", "obs_terrain_height", "move_amount", "heuristic_rest needs", "difficulty"):
+    for word in (
+        "game_version",
+        "obs_terrain_height",
+        "move_amount",
+        "heuristic_rest needs",
+        "difficulty",
+        "whole move_amount",
+    ):
         assert word in str(error.value)
 
 
@@ -115,7 +203,7 @@ def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pyt
     for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
         assert word in str(error.value)
     (tmp_path / "Versions").mkdir()
-    assert not any("StarCraft II is not found" in reason for reason in sc2.missing_for_starcraft2())
+    assert not any("StarCraft II is not found" in reason for reason in missing_for_starcraft2("smac"))
 
 
 def test_found_starcraft2_is_not_built_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

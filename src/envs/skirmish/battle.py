@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ import warp as wp
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from envs.skirmish import crew
 from envs.skirmish.engine import kernels, layout
-from envs.skirmish.maps import SIZE, BattleMap, Point, formation, ground, walkable, ways
-from envs.skirmish.options import Options, max_reward, shields, sizes
+from envs.skirmish.maps import SIZE, AllyBlock, BattleMap, formation, ground, walkable, ways
+from envs.skirmish.options import Options, complete, max_reward, shields, sizes
 from envs.skirmish.units import LEGS, LOOPS_PER_SECOND, UNITS, UnitKind
 
 SHOOT_RANGE = 6.0
@@ -53,19 +55,19 @@ class Rules:
     """Shields recover when they have not been hit for this long."""
     shield_rate: float = 2.0 / LOOPS_PER_SECOND
     """Shield points per loop."""
-    sweeps: int = 2
+    sweeps: int = 1
     """Rounds of pushing overlapping units apart per loop."""
-    idle_weight: float = 0.4
+    idle_weight: float = 0.2
     """How readily an idle unit is pushed, against 1 for a walking one."""
-    fighting_weight: float = 0.05
+    fighting_weight: float = 0.4
     """The same for one that stands and fights."""
-    contact: float = 0.35
+    contact: float = 0.7
     """Cosine of the angle between heading and neighbour below which a walker passes."""
-    side_memory: int = 32
+    side_memory: int = 4
     """Loops for which a walker that was blocked keeps to the side that it chose."""
-    stuck_below: float = 0.5
+    stuck_below: float = 0.7
     """A walker that got less than this share of its way is in the others' way."""
-    splash_edges: int = 1
+    splash_edges: int = 0
     """1: explosions and beams hit whose edge they touch; 0: whose centre."""
     patient_range: float = 6.0
     """Enemy healers look for patients within this range."""
@@ -74,7 +76,8 @@ class Rules:
     heal_cost: float = 0.33
     """Energy per health point."""
     duel: int = 0
-    """1: the agents are led like enemies, from mirrored places, which must be a fair fight; for tests."""
+    """1: the agents are led like enemies, whatever their actions; the teams start as mirror images and meet half way,
+    which must be a fair fight; for tests."""
 
 
 _PLACING = ("spawn_turn", "spawn_clockwise")
@@ -82,8 +85,9 @@ _PLACING = ("spawn_turn", "spawn_clockwise")
 _FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 _INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 _VECTORS = ("pos", "goal", "pending_at", "pending_way")
-_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng")
-"""The tensors that decide what happens next."""
+_SPOTTING = ("spotted", "spotter", "watch", "hidden")
+_STATE = (*_VECTORS, *_FLOATS, *_INTS, "script", "last", "time", "running", "rng", "tally", *_SPOTTING)
+"""The tensors that decide what happens next, and the tally of what has happened."""
 _SCRATCH_VECTORS = ("dest", "origin")
 
 
@@ -100,66 +104,93 @@ class Skirmish:
         rules: Rules | None = None,
     ) -> None:
         """``seed`` derives every row's generator."""
-        self.map, self.options, self.n_envs, self.device = battle_map, options, n_envs, device
+        self.map, self.n_envs, self.device = battle_map, n_envs, device
+        self.options = complete(options, battle_map)
         self.rules = rules or Rules()
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
-        self._commands: dict[str, Any] = {}
+        self._commands: dict[int, list[dict[str, Any]]] = {}
         self.seed_rows(seed)
 
     def _allocate(self) -> dict[str, Tensor]:
         """Zeroed tensors: dead units, no battle running."""
         b, n = self.n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "before", "pace")}
+        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_FLOATS, "pace")}
         real |= {name: (b, u, 2) for name in (*_VECTORS, *_SCRATCH_VECTORS)}
         real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
-        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot")}
-        whole |= {"script": (b, n), "last": (b, n), "time": (b,), "running": (b,), "rng": (b, 2), "stale": (b,)}
+        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*_INTS, "stance", "shot", "roll")}
+        whole |= {
+            "script": (b, n),
+            "last": (b, n),
+            "time": (b,),
+            "running": (b,),
+            "rng": (b, 2),
+            "tally": (b, 3),
+            "stale": (b,),
+            "present": (b,),
+        }
+        e, a = (self.map.n_enemies, n) if self.options.tracked else (1, 1)
+        whole |= {"spotter": (b, e), "watch": (b, a), "hidden": (b, a)}
         flags: dict[str, tuple[int, ...]] = {
+            "spotted": (b, e, a),
             "avail": (b, n, size.n_actions),
             "visible": (b, n, n),
             "terminated": (b,),
             "truncated": (b,),
         }
-        shapes = ((real, torch.float32), (whole | {"fault": (1,)}, torch.int32), (flags, torch.uint8))
+        shapes = (
+            (real, torch.float32),
+            ({"before": (b, u)}, torch.float64),
+            (whole | {"fault": (1,)}, torch.int32),
+            (flags, torch.uint8),
+        )
         live = {k: torch.zeros(v, dtype=t, device=self.device) for group, t in shapes for k, v in group.items()}
         live["stale"].fill_(1)
         return live
 
     # ------------------------------------------------------------ playing
 
-    def reset(self, which: Bool[Tensor, " b"] | None = None) -> None:
-        """New battles in the rows of ``which`` (None: all)."""
+    def reset(self, which: Bool[Tensor, " b"] | None = None, *, observe: bool = True) -> None:
+        """New battles in the rows of ``which`` (None: all). For ``observe`` see ``step``."""
         if which is None:
             self._which.fill_(1)
         else:
             self._which.copy_(which)
-        self._launch("start")
-        self._launch("show")
+        self._launch("start", "show" if observe else "offer")
 
-    def step(self, action: Int[Tensor, "b n"]) -> None:
+    def step(self, action: Int[Tensor, "b n"], *, observe: bool = True) -> None:
         """One agent step of every running battle.
+
+        Without ``observe`` only the masks are renewed of all that is shown, and the next call with it shows the rest.
 
         Raises:
             ValueError: an action of a running battle is not available; nothing has changed then.
         """
         self._action.copy_(action)
-        self._launch("check")
+        self._launch("check", slices=1)  # which of two faults is told must not depend on threads
         if fault := int(self.live["fault"][0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
-        self._launch("play")
-        self._launch("show")
+        self._launch("play", "show" if observe else "offer")
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
         action = int(self._action[row, agent])
         available = self.live["avail"][row, agent].nonzero().flatten().tolist()
         return f"row {row}, agent {agent}: action {action} is not available; available are {available}"
+
+    def copies(self, *names: str) -> dict[str, Tensor]:
+        """What the kernels wrote, by its names in ``live``, in new tensors; flags as truth values."""
+        shown = {name: as_shown(self.live[name]) for name in names}
+        if self.device.type == "cuda" or not crew.spread(shown.values()):
+            return {name: tensor.clone() for name, tensor in shown.items()}
+        new = {name: torch.empty_like(tensor) for name, tensor in shown.items()}
+        crew.copy([(new[name].numpy(), tensor.numpy()) for name, tensor in shown.items()])
+        return new
 
     # ------------------------------------------------------------ state
 
@@ -170,7 +201,7 @@ class Skirmish:
         self.live["rng"][:, 1] = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that decides what happens next."""
+        """Copies of everything that decides what happens next, and of the tally."""
         return {name: self.live[name].clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -201,15 +232,36 @@ class Skirmish:
 
     # ------------------------------------------------------------ kernels
 
-    def _launch(self, name: str) -> None:
-        """Runs a kernel over all rows, on torch's stream."""
-        if not self._commands:
-            self._commands = self._record()
-        stream = wp.stream_from_torch(self.live["hp"].device) if self.device.type == "cuda" else None
-        self._commands[name].launch(stream=stream)
+    def _launch(self, *names: str, slices: int | None = None) -> None:
+        """Runs kernels, one after the other, over all rows: on torch's stream, or on the CPU in slices side by side."""
+        on_cuda = self.device.type == "cuda"
+        slices = 1 if on_cuda else slices or crew.n_slices(self.n_envs, self.map.n_agents + self.map.n_enemies)
+        if slices not in self._commands:
+            self._commands[slices] = self._record(slices)
+        stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
+        crew.side_by_side([partial(_launch_all, [c[name] for name in names], stream) for c in self._commands[slices]])
 
-    def _record(self) -> dict[str, Any]:
-        """Every kernel with its arguments bound once."""
+    def _record(self, slices: int) -> list[dict[str, Any]]:
+        """Every kernel with its arguments bound once, for each slice of the rows."""
+        device, (scene, battle, action, which) = self._bound
+        arguments = {
+            "start": (kernels.start, [scene, battle, which]),
+            "check": (kernels.check, [scene, battle, action]),
+            "play": (kernels.play, [scene, battle, action]),
+            "show": (kernels.show, [scene, battle, 1]),
+            "offer": (kernels.show, [scene, battle, 0]),
+        }
+        return [
+            {
+                name: wp.launch(kernel, dim=rows, inputs=[first, *inputs], device=device, record_cmd=True)
+                for name, (kernel, inputs) in arguments.items()
+            }
+            for first, rows in crew.deal(self.n_envs, slices)
+        ]
+
+    @cached_property
+    def _bound(self) -> tuple[Any, tuple[Any, ...]]:
+        """Warp's device and what the kernels work on, which must outlive the commands: these keep addresses only."""
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         with without_missing_driver():
             wp.init()
@@ -219,18 +271,7 @@ class Skirmish:
         for name, tensor in self.live.items():
             dtype = wp.vec2 if name in (*_VECTORS, *_SCRATCH_VECTORS) else None
             setattr(battle, name, wp.from_torch(tensor, dtype=dtype, requires_grad=False))
-        action, which = wp.from_torch(self._action), wp.from_torch(self._which)
-        arguments = {
-            "start": (kernels.start, [scene, battle, which]),
-            "check": (kernels.check, [scene, battle, action]),
-            "play": (kernels.play, [scene, battle, action]),
-            "show": (kernels.show, [scene, battle]),
-        }
-        self._held = (scene, battle, action, which)  # Warp keeps only addresses
-        return {
-            name: wp.launch(kernel, dim=self.n_envs, inputs=inputs, device=device, record_cmd=True)
-            for name, (kernel, inputs) in arguments.items()
-        }
+        return device, (scene, battle, wp.from_torch(self._action), wp.from_torch(self._which))
 
     def _scene(self, device: Any) -> Any:
         """Map, units, options and rules in the kernels' terms."""
@@ -246,18 +287,40 @@ class Skirmish:
         number, via = routes or (np.zeros(SIZE * SIZE, dtype=np.int32), np.zeros((1, 1), dtype=np.int32))
         scene.number = wp.array(number, dtype=wp.int32, device=device)
         scene.via = wp.array(via, dtype=wp.int32, device=device)
-        for name, value in self._numbers().items():
+        for name, value in (self._numbers() | self._draw(device)).items():
             setattr(scene, name, value)
         return scene
 
-    def _places(self) -> tuple[np.ndarray, tuple[Point, ...]]:
-        """[u, 2] where the units appear, and the points of the enemies' order."""
+    def _draw(self, device: Any) -> dict[str, Any]:
+        """How teams and places are drawn."""
+        draw = self.map.draw
+        if draw is None:
+            nothing = {"cumulative": float, "excepted": wp.int32}
+            arrays: dict[str, Any] = {name: wp.zeros(1, dtype=dtype, device=device) for name, dtype in nothing.items()}
+            return arrays | {"drawn": 0, "n_types": 0, "reflected": 0.0, "area": wp.vec2(0.0, 0.0)}
+        excepted = [name in draw.exceptions for name in draw.types]
+        return {
+            "drawn": 1,
+            "n_types": len(draw.types),
+            "cumulative": wp.array(np.cumsum(draw.weights), dtype=float, device=device),
+            "excepted": wp.array(excepted, dtype=wp.int32, device=device),
+            "reflected": -1.0 if draw.reflected is None else draw.reflected,
+            "area": wp.vec2(*draw.area),
+        }
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """[u, 2] where the units appear, and [points, 2] of the order of those that are led."""
         m, rules, grid = self.map, self.rules, walkable(self.map.terrain)
+        orders = np.array(m.orders or m.ally_points)
+        if m.draw is not None:
+            return np.array([*m.ally_points, *m.enemy_points]), orders
         allies = formation(m.allies, m.ally_points, grid, rules.spawn_turn, rules.spawn_clockwise)
         if rules.duel:
-            return np.concatenate([allies, [SIZE, 0.0] + [-1.0, 1.0] * allies]), m.ally_points
+            apart = np.abs(np.subtract(m.ally_points[0], m.enemy_points[0]))
+            axis = np.eye(2)[apart.argmax()]
+            return np.concatenate([allies, allies + axis * (SIZE - 2 * allies)]), orders + axis * (SIZE / 2 - orders)
         enemies = formation(m.enemies, m.enemy_points, grid, rules.spawn_turn, rules.spawn_clockwise)
-        return np.concatenate([allies, enemies]), m.orders or m.ally_points
+        return np.concatenate([allies, enemies]), orders
 
     def _numbers(self) -> dict[str, float]:
         """The plain numbers of a scene."""
@@ -265,14 +328,20 @@ class Skirmish:
         ally_shield, enemy_shield = shields(m)
         rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
         return rules | {
+            "widest": (2 * max(UNITS[name].separation for name, _ in m.allies + m.enemies)) ** 2,
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
-            "enemy_shield": enemy_shield, "hunted": int(m.hunted),
+            "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,
             "medics": int("medivac" in dict(m.allies)), "has_order": int(bool(m.orders)),
             "limit": m.limit, "loops": o.step_mul, "move_amount": o.move_amount,
-            "sight": o.sight_range, "shoot": SHOOT_RANGE, "scripted": int(o.heuristic_ai),
+            "scripted": int(o.heuristic_ai),
             "scripted_legal": int(o.heuristic_rest), "obs_all_health": int(o.obs_all_health),
             "obs_own_health": int(o.own_health), "obs_last_action": int(o.obs_last_action),
+            "obs_allies": get_args(AllyBlock).index(o.obs_allies),
+            "obs_mate_types": int(m.draw is None or m.draw.observed), "obs_own_pos": int(o.obs_own_pos),
+            "fully_observable": int(o.fully_observable), "action_mask": int(o.action_mask),
+            "tracked": int(o.tracked), "hides_lower": int(o.hides_lower_enemies),
+            "prob_obs_enemy": o.prob_obs_enemy, "clipped": int(o.reward_clipped),
             "obs_pathing": int(o.obs_pathing_grid), "obs_time": int(o.obs_timestep_number),
             "state_last_action": int(o.state_last_action), "state_time": int(o.state_timestep_number),
             "state_is_obs": int(o.obs_instead_of_state), "sparse": int(o.reward_sparse),
@@ -285,15 +354,33 @@ class Skirmish:
     def _kinds(self) -> tuple[np.ndarray, list[int]]:
         """One record per type and team, times in loops; and the record of every unit."""
         m = self.map
-        codes = [[name for name, _ in m.allies], list(m.enemy_codes)]
+        codes = [list(m.ally_codes) or [name for name, _ in m.allies], list(m.enemy_codes)]
         types = [(side, name, count) for side, team in enumerate((m.allies, m.enemies)) for name, count in team]
         record_type: Any = layout.Kind.numpy_dtype()  # type: ignore[attr-defined]
         records = np.zeros(len(types), dtype=record_type)
         for row, (side, name, _) in enumerate(types):
             code = codes[side].index(name) if name in codes[side] else 0
-            for field, value in (in_loops(UNITS[name]) | {"code": code}).items():
+            for field, value in (in_loops(UNITS[name]) | {"code": code} | self._ranges(UNITS[name])).items():
                 records[field][row] = value
         return records, [i for i, (_, _, count) in enumerate(types) for _ in range(count)]
+
+    def _ranges(self, kind: UnitKind) -> dict[str, float | None]:
+        """How far an agent of a type sees and is offered attacks."""
+        o = self.options
+        if o.use_unit_ranges:
+            return {"sight": kind.sight, "shoot": max(kind.shoot, o.min_attack_range)}
+        return {"sight": o.sight_range, "shoot": SHOOT_RANGE}
+
+
+def as_shown(tensor: Tensor) -> Tensor:
+    """Bytes that are 0 or 1 as truth values, on the same memory."""
+    return tensor.view(torch.bool) if tensor.dtype == torch.uint8 else tensor
+
+
+def _launch_all(commands: list[Any], stream: Any) -> None:
+    """Launches recorded kernels, one after the other."""
+    for command in commands:
+        command.launch(stream=stream)
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:

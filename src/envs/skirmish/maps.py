@@ -1,10 +1,10 @@
-"""The 23 SMAC maps as data: teams, episode limits, geometry; and the ways round the corners of their terrain."""
+"""The maps as data: teams, episode limits, geometry, sight; and the ways round the corners of their terrain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,34 @@ SIZE = 32
 
 Team = tuple[tuple[str, int], ...]
 Point = tuple[float, float]
+AllyBlock = Literal["drop", "zero", "full"]
+"""What becomes of an observation's part on the other agents: left out, all zeros, or shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How a battle's teams and places are drawn: SMACv2's distributions (Ellis et al. 2023)."""
+
+    types: tuple[str, ...]
+    """In the order of the agents."""
+    weights: tuple[float, ...]
+    """Probability of each type, for every unit by itself."""
+    exceptions: tuple[str, ...]
+    """A team of these types alone is drawn again."""
+    observed: bool
+    """Whether agents see what type their mates are of."""
+    reflected: float | None
+    """Probability that the enemies are the agents' mirror image, else they surround them; None: nothing is drawn."""
+    area: Point
+    """Width and height of the part of the map in which places are drawn."""
+
+    def mean_health(self, size: int) -> float:
+        """Expected health and shield of one unit of a team of ``size``, exceptions taken into account."""
+        health = {name: UNITS[name].hp + UNITS[name].shield for name in self.types}
+        drawn = dict(zip(self.types, self.weights, strict=True))
+        among = sum(drawn[name] for name in self.exceptions)
+        lost = sum(drawn[name] * health[name] for name in self.exceptions) * among ** (size - 1)
+        return (sum(drawn[name] * health[name] for name in self.types) - lost) / (1.0 - among**size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +60,8 @@ class BattleMap:
     allies: Team
     """In the order of the agents, which is the order of the one-hot code too."""
     enemies: Team
+    ally_codes: tuple[str, ...] = ()
+    """The allies' one-hot order, if it is another."""
     enemy_codes: tuple[str, ...] = ()
     """The enemies' one-hot order."""
     terrain: str = "strip"
@@ -42,6 +72,13 @@ class BattleMap:
     """Where the enemy attack-moves to; of two points: to a random point between them, drawn per episode."""
     hunted: bool = False
     """The enemy is ordered to attack the agents wherever they are."""
+    sight_range: float = 9.0
+    obs_allies: AllyBlock = "full"
+    """Of both, what the options of the same names are where they are not set."""
+    hunts_every: int = 0
+    """Game loops between the map's orders to idle enemies to attack the closest agent; 0: it gives none."""
+    draw: Draw | None = None
+    """Teams and places are drawn for every battle; of ``allies`` and ``enemies`` only the types and the sums count."""
 
     def kinds(self, team: Team) -> list[UnitKind]:
         """One entry per unit of ``team``."""
@@ -56,6 +93,15 @@ class BattleMap:
     def n_enemies(self) -> int:
         """Enemies."""
         return sum(count for _, count in self.enemies)
+
+    @property
+    def enemy_health(self) -> float:
+        """All enemies' health and shields; the expectation where teams are drawn."""
+        if self.draw is None:
+            return sum(kind.hp + kind.shield for kind in self.kinds(self.enemies))
+        extra = self.n_enemies - self.n_agents
+        parts = ((min(self.n_agents, self.n_enemies), self.n_agents), (extra, extra))  # (units, drawn with how many)
+        return sum(count * self.draw.mean_health(size) for count, size in parts if count > 0)
 
 
 def _mirror(**fields: object) -> BattleMap:
@@ -134,7 +180,14 @@ _MAPS = (
     ),
 )  # fmt: skip
 
-MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS}
+_MYOPIC = tuple(
+    replace(battle_map, name=f"{battle_map.name}_myopic", sight_range=6.0, obs_allies="drop")
+    for battle_map in _MAPS
+    if battle_map.name in ("8m_vs_9m", "10m_vs_11m")
+)
+"""Short sight and no word of the other agents: the myopic maps of MACPF's paper, section 5.2."""
+
+MAPS: dict[str, BattleMap] = {battle_map.name: battle_map for battle_map in _MAPS + _MYOPIC}
 
 _Rows = tuple[tuple[int, int, int, int], ...]
 """(first y, last y, first x, x after the last)."""

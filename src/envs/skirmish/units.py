@@ -83,7 +83,8 @@ class UnitKind:
     sight: float = 9.0
     """How far SMACv2 lets it see; SMAC's agents all see 9 cells far."""
     shoot: float = 6.0
-    """From how far SMACv2 offers its attacks (the distance between centres); SMAC's agents all have 6."""
+    """From how far SMACv2 offers its attacks (the distance between centres), unless its ``min_attack_range`` is longer;
+    SMAC's agents all have 6."""
 
 
 _KINDS = (
@@ -108,7 +109,7 @@ _KINDS = (
     UnitKind(
         name="zealot", hp=100.0, shield=50.0, armour=1.0, light=True, biological=True, damage=8.0, blows=2,
         blow_delay=0.28, period=1.2, reach=0.1, speed=2.25, radius=0.5, separation=0.375, cooldown_scale=22.0,
-        shoot=2.0,
+        shoot=0.1,
     ),
     UnitKind(
         name="colossus", hp=200.0, shield=150.0, armour=1.0, armoured=True, damage=20.0, blows=2, period=2.2, reach=6.0,
@@ -117,7 +118,7 @@ _KINDS = (
     ),
     UnitKind(
         name="zergling", hp=35.0, regeneration=0.2734, light=True, biological=True, damage=5.0, period=0.696, reach=0.1,
-        wind_up=0.167, speed=2.9531, radius=0.375, separation=0.375, cooldown_scale=11.0, sight=8.0, shoot=2.0,
+        wind_up=0.167, speed=2.9531, radius=0.375, separation=0.375, cooldown_scale=11.0, sight=8.0, shoot=0.1,
     ),
     UnitKind(
         name="hydralisk", hp=80.0, regeneration=0.2734, light=True, biological=True, damage=12.0, period=0.83,
@@ -126,7 +127,7 @@ _KINDS = (
     ),
     UnitKind(
         name="baneling", hp=30.0, regeneration=0.2734, biological=True, damage=20.0, light_bonus=15.0, reach=0.25,
-        burst=2.2, speed=2.5, radius=0.375, separation=0.375, cooldown_scale=1.0, sight=8.0, shoot=2.0,
+        burst=2.2, speed=2.5, radius=0.375, separation=0.375, cooldown_scale=1.0, sight=8.0, shoot=0.25,
     ),
     UnitKind(
         name="spine_crawler", hp=300.0, regeneration=0.2734, armour=2.0, armoured=True, biological=True, damage=25.0,

@@ -1,4 +1,4 @@
-"""MAPPO's critic: values of histories, and of actions where they are given."""
+"""MAPPO's critic."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ from torch import Tensor, nn
 
 from core.registry import CRITICS
 from modules.block import Block, BlockConfig, orthogonal
+from modules.critics.history import HistoryCritic
 from modules.layers import mlp
 
 
 @CRITICS.register
-class PPOCritic(nn.Module):
-    """MAPPO's block with a linear head (Yu et al. 2022), or, for MAIPG, with an MLP that also reads an action.
-
-    ``n`` in the shapes below counts what has a history of its own: the agents, or 1 for the team's state.
-    """
+class PPOCritic(HistoryCritic):
+    """MAPPO's block with a linear head (Yu et al. 2022), or, for MAIPG, with an MLP that also reads an action."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(BlockConfig):
         """Keys of the block."""
 
     def __init__(self, input_dim: int, n_outputs: int, action_dim: int, cfg: Config) -> None:
-        """``action_dim`` is the width of the action that the head reads beside the features; 0 for none."""
         super().__init__()
         h = self.hidden_dim = cfg.hidden_dim
         self.block = Block(input_dim, cfg)
         self.head = orthogonal(mlp(h + action_dim, h, n_outputs) if action_dim else nn.Linear(h, n_outputs), 1.0)
 
     def initial_hidden(self, b: int, n: int) -> Float[Tensor, "b n h"]:
-        """Zeros, where the parameters live."""
+        """Zeros."""
         return torch.zeros(b, n, self.hidden_dim, device=next(self.parameters()).device)
 
     def encode(
@@ -41,15 +38,5 @@ class PPOCritic(nn.Module):
         hidden: Float[Tensor, "b n h"] | None = None,
         length: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
-        """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
+        """The block's features."""
         return self.block(x, hidden, length)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t n i"],
-        hidden: Float[Tensor, "b n h"] | None = None,
-        length: Int[Tensor, " b"] | None = None,
-    ) -> tuple[Float[Tensor, "b t n v"], Float[Tensor, "b n h"]]:
-        """The head's outputs, and the recurrent state, for critics without actions."""
-        features, hidden = self.encode(x, hidden, length)
-        return self.head(features), hidden

@@ -73,6 +73,15 @@ def waypoint(s: Scene, p: wp.vec2, goal: wp.vec2) -> wp.vec2:
 
 @no_type_check
 @wp.func
+def distance(p: wp.vec2, q: wp.vec2) -> wp.float64:
+    """Between centres."""
+    dx = wp.float64(q[0]) - wp.float64(p[0])
+    dy = wp.float64(q[1]) - wp.float64(p[1])
+    return wp.sqrt(dx * dx + dy * dy)
+
+
+@no_type_check
+@wp.func
 def gap(s: Scene, b: Battle, i: int, u: int, v: int) -> float:
     """Distance from edge to edge."""
     return wp.length(b.pos[i, u] - b.pos[i, v]) - s.kind[b.kind[i, u]].radius - s.kind[b.kind[i, v]].radius

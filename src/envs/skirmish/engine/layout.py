@@ -25,6 +25,11 @@ CLIMBS = wp.constant(1)
 FLIES = wp.constant(2)
 """How a unit gets about, numbered as in the table of units."""
 
+DROP = wp.constant(0)
+ZERO = wp.constant(1)
+FULL = wp.constant(2)
+"""What observations have of the other agents."""
+
 NEVER = wp.constant(1.0e9)
 
 
@@ -66,7 +71,9 @@ class Kind:
     separation: float
     cooldown_scale: float
     sight: float
+    """Within which an agent of this type sees."""
     shoot: float
+    """Within which it is offered its attacks, from centre to centre."""
     code: int
     """Place in the one-hot code of types."""
 
@@ -99,17 +106,37 @@ class Scene:
     has_order: int
     hunted: int
     """1: enemies know where all agents are."""
+    hunts_every: int
+    """Loops between orders to idle enemies to attack the closest agent; 0: there are none."""
+    drawn: int
+    """1: teams and places are drawn for every battle, by what follows."""
+    n_types: int
+    """The table of kinds has so many of the agents, then as many of the enemies."""
+    cumulative: wp.array(dtype=float)
+    """Probability of a type and all before it."""
+    excepted: wp.array(dtype=wp.int32)
+    """1 for types of which no whole team may consist."""
+    reflected: float
+    """Probability of mirrored places; negative: nothing but the types is drawn."""
+    area: wp.vec2
     medics: int
     """1: a team of which only healers are left has lost."""
     # options of SMAC
     move_amount: float
-    sight: float
-    shoot: float
     scripted: int
     scripted_legal: int
     obs_all_health: int
     obs_own_health: int
     obs_last_action: int
+    obs_allies: int
+    obs_mate_types: int
+    obs_own_pos: int
+    fully_observable: int
+    action_mask: int
+    tracked: int
+    """1: it is kept who has spotted whom."""
+    hides_lower: int
+    prob_obs_enemy: float
     obs_pathing: int
     obs_time: int
     state_last_action: int
@@ -117,11 +144,15 @@ class Scene:
     state_is_obs: int
     sparse: int
     only_positive: int
-    death_value: float
-    negative_scale: float
-    win: float
-    defeat: float
-    divisor: float
+    clipped: int
+    """1: a reward that would be negative is 0, else its absolute value."""
+    death_value: wp.float64
+    negative_scale: wp.float64
+    win: wp.float64
+    defeat: wp.float64
+    divisor: wp.float64
+    widest: float
+    """The square of the distance from which on no two units touch."""
     # rules that may be fitted
     jitter_low: float
     jitter_high: float
@@ -174,16 +205,30 @@ class Battle:
     stuck: wp.array2d(dtype=wp.int32)
     script: wp.array2d(dtype=wp.int32)
     last: wp.array2d(dtype=wp.int32)
+    spotted: wp.array3d(dtype=wp.uint8)
+    """[b, enemies, agents]: 1 for whom an enemy can be seen by."""
+    spotter: wp.array2d(dtype=wp.int32)
+    """[b, enemies]: the agent that spotted it first, -1 for nobody."""
+    watch: wp.array2d(dtype=wp.int32)
+    """[b, agents]: in which order they last looked."""
+    hidden: wp.array2d(dtype=wp.int32)
+    """[b, agents]: enemies with a lower number are hidden from an agent."""
     time: wp.array(dtype=wp.int32)
     running: wp.array(dtype=wp.int32)
     rng: wp.array2d(dtype=wp.int32)
+    tally: wp.array2d(dtype=wp.int32)
+    """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
-    before: wp.array2d(dtype=float)
+    before: wp.array2d(dtype=wp.float64)
+    """Health and shield at the beginning of the step; 0 of the dead."""
     stance: wp.array2d(dtype=wp.int32)
     dest: wp.array2d(dtype=wp.vec2)
     pace: wp.array2d(dtype=float)
     origin: wp.array2d(dtype=wp.vec2)
     shot: wp.array2d(dtype=wp.int32)
+    roll: wp.array2d(dtype=wp.int32)
+    """Those alive at the beginning of the step, in this step's order; ``present`` of them."""
+    present: wp.array(dtype=wp.int32)
     stale: wp.array(dtype=wp.int32)
     fault: wp.array(dtype=wp.int32)
     # what is shown

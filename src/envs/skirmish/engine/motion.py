@@ -78,7 +78,7 @@ def first_free(mask: int, side: int) -> int:
 
 @no_type_check
 @wp.func
-def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
+def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2, rng: wp.uint32) -> wp.vec2:
     """``direction``, or the smallest turn of it past those who stand in the way.
 
     ``side`` is remembered (its size counts the loops until it is forgotten), lest a walker sways in front of a gap.
@@ -92,7 +92,7 @@ def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
     if side == 0:
         left = first_free(mask, 1)
         right = first_free(mask, -1)
-        side = wp.where(left < right or (left == right and u % 2 == 0), 1, -1)
+        side = wp.where(left < right or (left == right and wp.randf(rng) < 0.5), 1, -1)
     turn = first_free(mask, side)
     if turn == 6:
         side = -side
@@ -108,7 +108,7 @@ def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> wp.vec2:
 
 @no_type_check
 @wp.func
-def advance(s: Scene, b: Battle, i: int, u: int):
+def advance(s: Scene, b: Battle, i: int, u: int, rng: wp.uint32) -> wp.vec2:
     """Walks one loop's step: round corners by the map's ways, round standing units by steering, along walls."""
     p = b.pos[i, u]
     legs = s.kind[b.kind[i, u]].legs
@@ -118,13 +118,13 @@ def advance(s: Scene, b: Battle, i: int, u: int):
     heading = goal - p
     far = wp.length(heading)
     if far < 1.0e-6:
-        return
+        return p
     pace = wp.min(b.pace[i, u], far)
-    q = slide(s, legs, p, pace * steer(s, b, i, u, heading / far))
+    q = slide(s, legs, p, pace * steer(s, b, i, u, heading / far, rng))
     if legs == WALKS and s.routed > 0 and wp.length(q - p) < 0.25 * pace:
         centre = wp.vec2(wp.floor(p[0]) + 0.5, wp.floor(p[1]) + 0.5) - p
         q = slide(s, legs, p, centre * wp.min(1.0, pace / wp.max(wp.length(centre), 1.0e-6)))
-    b.pos[i, u] = q
+    return q
 
 
 @no_type_check
@@ -165,17 +165,21 @@ def push_apart(s: Scene, b: Battle, i: int, u: int, v: int):
 
 @no_type_check
 @wp.func
-def push_others(s: Scene, b: Battle, i: int, u: int):
-    """Pushes ``u`` and the living units with a higher number apart."""
-    for v in range(u + 1, s.n_units):
-        if b.hp[i, v] > 0.0:
-            push_apart(s, b, i, u, v)
+def push_others(s: Scene, b: Battle, i: int, place: int):
+    """Pushes the unit at ``place`` of the roll and the living units after it apart."""
+    u = b.roll[i, place]
+    for later in range(place + 1, b.present[i]):
+        v = b.roll[i, later]
+        n = b.pos[i, v] - b.pos[i, u]
+        if wp.dot(n, n) < s.widest:
+            if b.hp[i, v] > 0.0:
+                push_apart(s, b, i, u, v)
 
 
 @no_type_check
 @wp.func
 def separate(s: Scene, b: Battle, i: int):
-    """Pushes overlapping units apart."""
-    for u in range(s.n_units):
-        if b.hp[i, u] > 0.0:
-            push_others(s, b, i, u)
+    """Pushes overlapping units apart, pair by pair."""
+    for place in range(b.present[i]):
+        if b.hp[i, b.roll[i, place]] > 0.0:
+            push_others(s, b, i, place)

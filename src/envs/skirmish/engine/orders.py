@@ -7,6 +7,7 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.combat import can_hit, needs_healing
+from envs.skirmish.engine.ground import distance
 from envs.skirmish.engine.layout import ATTACK, MOVE, NEVER, STAND, Battle, Scene
 
 
@@ -58,10 +59,19 @@ def target_of(s: Scene, b: Battle, i: int, n: int, action: int) -> int:
 
 @no_type_check
 @wp.func
+def in_range(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
+    """Whether agent ``n`` is offered an attack on ``v``, as far as the distance goes."""
+    return distance(b.pos[i, n], b.pos[i, v]) <= wp.float64(s.kind[b.kind[i, n]].shoot)
+
+
+@no_type_check
+@wp.func
 def obey(s: Scene, b: Battle, i: int, n: int, action: int):
-    """Gives agent ``n`` the order of its action."""
+    """Gives agent ``n`` the order of its action; an attack out of range leaves the last one as it is."""
     if action >= 6:
-        order_target(s, b, i, n, target_of(s, b, i, n, action))
+        target = target_of(s, b, i, n, action)
+        if s.scripted > 0 or in_range(s, b, i, n, target):
+            order_target(s, b, i, n, target)
     elif action >= 2:
         order_move(s, b, i, n, action)
     elif action == 1:
@@ -73,10 +83,14 @@ def obey(s: Scene, b: Battle, i: int, n: int, action: int):
 @no_type_check
 @wp.func
 def is_wanted(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
-    """Whether the script of agent ``n`` may choose ``v``: a healer's a patient, others' an enemy that it can hit."""
+    """Whether the script of agent ``n`` may choose ``v``: a healer's a patient, others' an enemy.
+
+    Upstream means to keep Marauders from Medivacs, but compares the enemy's type with the agents' own; so they choose
+    Medivacs, and the game refuses.
+    """
     if is_healer(s, b, i, n):
         return v < s.n_agents and not is_healer(s, b, i, v) and needs_healing(s, b, i, v)
-    return v >= s.n_agents and b.hp[i, v] > 0.0 and can_hit(s, b, i, n, v)
+    return v >= s.n_agents and b.hp[i, v] > 0.0
 
 
 @no_type_check
@@ -84,14 +98,25 @@ def is_wanted(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
 def nearest_wanted(s: Scene, b: Battle, i: int, n: int) -> int:
     """The unit nearest to agent ``n`` by centres that its script may choose, or -1."""
     best = int(-1)
-    least = float(NEVER)
+    least = wp.float64(NEVER)
     for v in range(s.n_units):
         if is_wanted(s, b, i, n, v):
-            d = wp.length(b.pos[i, v] - b.pos[i, n])
+            d = distance(b.pos[i, n], b.pos[i, v])
             if d < least:
                 least = d
                 best = v
     return best
+
+
+@no_type_check
+@wp.func
+def towards(p: wp.vec2, q: wp.vec2) -> int:
+    """The move from ``p`` along the larger axis to ``q``."""
+    dx = wp.float64(q[0]) - wp.float64(p[0])
+    dy = wp.float64(q[1]) - wp.float64(p[1])
+    if wp.abs(dx) > wp.abs(dy):
+        return wp.where(dx > wp.float64(0.0), 4, 5)
+    return wp.where(dy > wp.float64(0.0), 2, 3)
 
 
 @no_type_check
@@ -114,9 +139,5 @@ def scripted_action(s: Scene, b: Battle, i: int, n: int) -> int:
         return 0
     action = 6 + target - wp.where(is_healer(s, b, i, n), 0, s.n_agents)
     if s.scripted_legal > 0 and b.avail[i, n, action] == wp.uint8(0):
-        way = b.pos[i, target] - b.pos[i, n]
-        if wp.abs(way[0]) > wp.abs(way[1]):
-            action = wp.where(way[0] > 0.0, 4, 5)
-        else:
-            action = wp.where(way[1] > 0.0, 2, 3)
+        action = towards(b.pos[i, n], b.pos[i, target])
     return action

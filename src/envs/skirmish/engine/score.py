@@ -1,4 +1,4 @@
-"""Rewards and ends by SMAC's rules."""
+"""Rewards and ends by SMAC's rules; like upstream in double precision."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.layout import Battle, Scene
+
+
+@no_type_check
+@wp.func
+def vigour(b: Battle, i: int, u: int) -> wp.float64:
+    """Health and shield; 0 of the dead."""
+    if b.hp[i, u] <= 0.0:
+        return wp.float64(0.0)
+    return wp.float64(b.hp[i, u]) + wp.float64(b.shield[i, u])
 
 
 @no_type_check
@@ -35,30 +44,32 @@ def verdict(s: Scene, b: Battle, i: int, enemies: int) -> int:
 @no_type_check
 @wp.func
 def ended(s: Scene, b: Battle, i: int, result: int):
-    """Marks the end of the battle, if it is one: win, defeat, both dead, or the time limit."""
-    b.won[i] = wp.where(result == 1, 1.0, 0.0)
-    if result != 0:
-        b.terminated[i] = wp.uint8(1)
-        b.running[i] = 0
-    elif b.time[i] >= s.limit:
-        b.truncated[i] = wp.uint8(1)
-        b.running[i] = 0
+    """Marks and counts the end of the battle, if it is one: win, defeat, both dead, or the time limit."""
+    won = wp.where(result == 1, 1, 0)
+    cut = wp.where(result == 0 and b.time[i] >= s.limit, 1, 0)
+    if result == 0 and cut == 0:
+        return
+    b.won[i] = float(won)
+    b.terminated[i] = wp.uint8(1 - cut)
+    b.truncated[i] = wp.uint8(cut)
+    b.running[i] = 0
+    b.tally[i, 0] = b.tally[i, 0] + 1
+    b.tally[i, 1] = b.tally[i, 1] + won
+    b.tally[i, 2] = b.tally[i, 2] + cut
 
 
 @no_type_check
 @wp.func
 def score(s: Scene, b: Battle, i: int):
     """Reward, end and counts of one step, by SMAC's rules."""
-    inflicted = float(0.0)
-    suffered = float(0.0)
+    inflicted = wp.float64(0.0)
+    suffered = wp.float64(0.0)
     allies = int(0)
     enemies = int(0)
     for u in range(s.n_units):
         alive = b.hp[i, u] > 0.0
-        loss = b.before[i, u]
-        if alive:
-            loss = loss - b.hp[i, u] - b.shield[i, u]
-        elif b.before[i, u] > 0.0:
+        loss = b.before[i, u] - vigour(b, i, u)
+        if b.before[i, u] > wp.float64(0.0) and not alive:
             loss = loss + s.death_value
         if u < s.n_agents:
             allies += wp.where(alive, 1, 0)
@@ -72,12 +83,13 @@ def score(s: Scene, b: Battle, i: int):
     ended(s, b, i, result)
     reward = inflicted - s.negative_scale * suffered
     if s.only_positive > 0:
-        reward = wp.abs(inflicted)  # the absolute value makes enemy regeneration pay, as upstream
-    bonus = float(0.0)
+        # SMAC's absolute value makes enemy regeneration pay
+        reward = wp.where(s.clipped > 0, wp.max(inflicted, wp.float64(0.0)), wp.abs(inflicted))
+    bonus = wp.float64(0.0)
     if result == 1:
         bonus = s.win
     elif result == -1:
         bonus = s.defeat
     if s.sparse > 0:
-        reward = 0.0
-    b.reward[i] = (reward + bonus) / s.divisor
+        reward = wp.float64(0.0)
+    b.reward[i] = float((reward + bonus) / s.divisor)

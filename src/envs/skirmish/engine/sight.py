@@ -1,4 +1,8 @@
-"""What the agents see and may do, and the global state, as SMAC lays them out."""
+"""What the agents see and may do, and the global state, as SMAC lays them out.
+
+Upstream reckons with the game's single-precision numbers in double precision. So is done here wherever it shows: in
+distances, in what is near enough, and in the cell that a move looks at.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,55 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.ground import can_stand
-from envs.skirmish.engine.layout import Battle, Scene
+from envs.skirmish.engine.ground import can_stand, distance, inside
+from envs.skirmish.engine.layout import DROP, FULL, Battle, Scene
+from envs.skirmish.engine.orders import in_range, is_healer
+from envs.skirmish.engine.spotting import is_hidden
+
+# ---------------------------------------------------------------- actions
 
 
 @no_type_check
 @wp.func
-def distance(p: wp.vec2, q: wp.vec2) -> float:
-    """Between centres."""
-    return wp.length(q - p)
+def can_walk(s: Scene, p: wp.vec2, east: int, north: int) -> wp.uint8:
+    """Whether the cell half a move away is walkable; its numbers are truncated toward zero, as upstream."""
+    m = wp.float64(s.move_amount) / wp.float64(2.0)
+    x = int(wp.float64(p[0]) + wp.float64(east) * m)
+    y = int(wp.float64(p[1]) + wp.float64(north) * m)
+    return wp.where(can_stand(s, x, y), wp.uint8(1), wp.uint8(0))
+
+
+@no_type_check
+@wp.func
+def target_in(s: Scene, b: Battle, i: int, n: int, k: int) -> int:
+    """Whom action 6 + k of agent ``n`` is for, -1 for nobody.
+
+    A living enemy; or, of a healer, a living agent that is none, in full health too.
+    """
+    healer = is_healer(s, b, i, n)
+    if k >= wp.where(healer, s.n_agents, s.n_units - s.n_agents):
+        return -1
+    v = k + wp.where(healer, 0, s.n_agents)
+    if b.hp[i, v] <= 0.0 or (healer and is_healer(s, b, i, v)):
+        return -1
+    return v
+
+
+@no_type_check
+@wp.func
+def can_target(s: Scene, b: Battle, i: int, n: int, k: int) -> bool:
+    """Whether action 6 + k of agent ``n`` has a target within range."""
+    v = target_in(s, b, i, n, k)
+    return v >= 0 and in_range(s, b, i, n, wp.max(v, 0))
 
 
 @no_type_check
 @wp.func
 def show_targets(s: Scene, b: Battle, i: int, n: int):
-    """Whom agent ``n`` may attack: living enemies within range; or heal: agents but healers, in full health too."""
-    healer = s.kind[b.kind[i, n]].healing > 0.0
-    first = wp.where(healer, 0, s.n_agents)
-    last = wp.where(healer, wp.min(s.n_agents, s.n_actions - 6), s.n_units)
-    for v in range(first, last):
-        if b.hp[i, v] > 0.0 and not (healer and s.kind[b.kind[i, v]].healing > 0.0):
-            if distance(b.pos[i, n], b.pos[i, v]) <= s.shoot:
-                b.avail[i, n, 6 + v - first] = wp.uint8(1)
+    """Whom agent ``n`` may attack or heal; without ``action_mask`` those out of range too."""
+    for k in range(s.n_actions - 6):
+        if can_target(s, b, i, n, k) or (s.action_mask == 0 and target_in(s, b, i, n, k) >= 0):
+            b.avail[i, n, 6 + k] = wp.uint8(1)
 
 
 @no_type_check
@@ -39,30 +70,47 @@ def show_actions(s: Scene, b: Battle, i: int, n: int):
     if b.hp[i, n] <= 0.0:
         b.avail[i, n, 0] = wp.uint8(1)
         return
-    b.avail[i, n, 1] = wp.uint8(1)
     p = b.pos[i, n]
-    m = s.move_amount / 2.0
-    # int() truncates toward zero, as upstream
-    b.avail[i, n, 2] = wp.where(can_stand(s, int(p[0]), int(p[1] + m)), wp.uint8(1), wp.uint8(0))
-    b.avail[i, n, 3] = wp.where(can_stand(s, int(p[0]), int(p[1] - m)), wp.uint8(1), wp.uint8(0))
-    b.avail[i, n, 4] = wp.where(can_stand(s, int(p[0] + m), int(p[1])), wp.uint8(1), wp.uint8(0))
-    b.avail[i, n, 5] = wp.where(can_stand(s, int(p[0] - m), int(p[1])), wp.uint8(1), wp.uint8(0))
+    b.avail[i, n, 1] = wp.uint8(1)
+    b.avail[i, n, 2] = can_walk(s, p, 0, 1)
+    b.avail[i, n, 3] = can_walk(s, p, 0, -1)
+    b.avail[i, n, 4] = can_walk(s, p, 1, 0)
+    b.avail[i, n, 5] = can_walk(s, p, -1, 0)
     show_targets(s, b, i, n)
+
+
+# ---------------------------------------------------------------- observations
+
+
+@no_type_check
+@wp.func
+def sees(s: Scene, b: Battle, i: int, n: int, u: int) -> bool:
+    """Whether unit ``u`` is alive and within the sight of agent ``n``, or nothing is out of sight."""
+    near = distance(b.pos[i, n], b.pos[i, u]) < wp.float64(s.kind[b.kind[i, n]].sight)
+    return b.hp[i, u] > 0.0 and (near or s.fully_observable > 0)
+
+
+@no_type_check
+@wp.func
+def show_visible(s: Scene, b: Battle, i: int, n: int):
+    """Which other agents the living agent ``n`` sees."""
+    for v in range(s.n_agents):
+        b.visible[i, n, v] = wp.uint8(0)
+        if v != n and b.hp[i, n] > 0.0 and sees(s, b, i, n, v):
+            b.visible[i, n, v] = wp.uint8(1)
 
 
 @no_type_check
 @wp.func
 def pathing(s: Scene, x: int, y: int) -> float:
     """SMAC's pathing feature of a cell: 1 outside the map."""
-    if x < 0 or y < 0 or x >= s.size or y >= s.size or can_stand(s, x, y):
-        return 1.0
-    return 0.0
+    return wp.where(can_stand(s, x, y) or not inside(s, x, y), 1.0, 0.0)
 
 
 @no_type_check
 @wp.func
-def show_ground(s: Scene, b: Battle, i: int, n: int, at: int):
-    """The eight probes of ``obs_pathing_grid``."""
+def show_ground(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
+    """The eight probes of ``obs_pathing_grid``; returns the place after them, as all that follow."""
     x = int(b.pos[i, n][0])
     y = int(b.pos[i, n][1])
     m = int(s.move_amount)
@@ -74,12 +122,27 @@ def show_ground(s: Scene, b: Battle, i: int, n: int, at: int):
     b.obs[i, n, at + 5] = pathing(s, x - m, y - m)
     b.obs[i, n, at + 6] = pathing(s, x + m, y - m)
     b.obs[i, n, at + 7] = pathing(s, x - m, y + m)
+    return at + 8
+
+
+@no_type_check
+@wp.func
+def show_place(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: float) -> int:
+    """``first``, and how far and where unit ``u`` is from agent ``n``, in sight ranges."""
+    p = b.pos[i, n]
+    q = b.pos[i, u]
+    sight = wp.float64(s.kind[b.kind[i, n]].sight)
+    b.obs[i, n, at] = first
+    b.obs[i, n, at + 1] = float(distance(p, q) / sight)
+    b.obs[i, n, at + 2] = float((wp.float64(q[0]) - wp.float64(p[0])) / sight)
+    b.obs[i, n, at + 3] = float((wp.float64(q[1]) - wp.float64(p[1])) / sight)
+    return at + 4
 
 
 @no_type_check
 @wp.func
 def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int, shielded: int) -> int:
-    """Health, shield and type of unit ``u`` in the observation of ``n``; returns the place after them."""
+    """Health, shield, place (only its own) and type of unit ``u`` in the observation of agent ``n``."""
     k = s.kind[b.kind[i, u]]
     j = at
     if health > 0:
@@ -88,31 +151,44 @@ def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int,
         if shielded > 0:
             b.obs[i, n, j] = b.shield[i, u] / k.shield
             j += 1
-    if s.bits > 0:
+    if u == n and s.obs_own_pos > 0:
+        b.obs[i, n, j] = b.pos[i, n][0] / float(s.size)
+        b.obs[i, n, j + 1] = b.pos[i, n][1] / float(s.size)
+        j += 2
+    if s.bits > 0 and (u == n or u >= s.n_agents or s.obs_mate_types > 0):
         b.obs[i, n, j + k.code] = 1.0
     return j + s.bits
 
 
 @no_type_check
 @wp.func
-def show_other(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: float, shielded: int):
-    """What agent ``n`` sees of unit ``u``, if it is alive and in sight."""
-    if b.hp[i, u] <= 0.0:
-        return
-    p = b.pos[i, n]
-    q = b.pos[i, u]
-    d = distance(p, q)
-    if d >= s.sight:
-        return
-    b.obs[i, n, at] = first
-    b.obs[i, n, at + 1] = d / s.sight
-    b.obs[i, n, at + 2] = (q[0] - p[0]) / s.sight
-    b.obs[i, n, at + 3] = (q[1] - p[1]) / s.sight
-    j = show_body(s, b, i, n, u, at + 4, s.obs_all_health, shielded)
-    if u < s.n_agents:
-        b.visible[i, n, u] = wp.uint8(1)
-        if s.obs_last_action > 0 and b.last[i, u] >= 0:
-            b.obs[i, n, j + b.last[i, u]] = 1.0
+def show_enemies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
+    """What agent ``n`` sees of the enemies."""
+    width = 4 + s.bits + s.obs_all_health * (1 + s.enemy_shield)
+    for e in range(s.n_units - s.n_agents):
+        u = s.n_agents + e
+        if sees(s, b, i, n, u) and not is_hidden(s, b, i, n, e):
+            first = wp.where(can_target(s, b, i, n, e), 1.0, 0.0)
+            j = show_place(s, b, i, n, u, at + e * width, first)
+            show_body(s, b, i, n, u, j, s.obs_all_health, s.enemy_shield)
+    return at + (s.n_units - s.n_agents) * width
+
+
+@no_type_check
+@wp.func
+def show_allies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
+    """What agent ``n`` sees of the other agents, as far as ``obs_allies`` lets it."""
+    if s.obs_allies == DROP:
+        return at
+    width = 4 + s.bits + s.obs_all_health * (1 + s.ally_shield) + s.obs_last_action * s.n_actions
+    for u in range(s.n_agents):
+        if s.obs_allies == FULL and b.visible[i, n, u] > wp.uint8(0):
+            j = at + wp.where(u > n, u - 1, u) * width
+            j = show_place(s, b, i, n, u, j, 1.0)
+            j = show_body(s, b, i, n, u, j, s.obs_all_health, s.ally_shield)
+            if s.obs_last_action > 0 and b.last[i, u] >= 0:
+                b.obs[i, n, j + b.last[i, u]] = 1.0
+    return at + (s.n_agents - 1) * width
 
 
 @no_type_check
@@ -121,28 +197,21 @@ def show_obs(s: Scene, b: Battle, i: int, n: int, length: int):
     """The observation of agent ``n``; zeros for the dead (but for the time, as upstream)."""
     for j in range(length):
         b.obs[i, n, j] = 0.0
-    for v in range(s.n_agents):
-        b.visible[i, n, v] = wp.uint8(0)
-    if s.obs_time > 0:
+    if s.obs_time > 0:  # SMAC reserves one more place, which stays zero
         b.obs[i, n, length - 1] = float(b.time[i]) / float(s.limit)
     if b.hp[i, n] <= 0.0:
         return
     for a in range(4):
         b.obs[i, n, a] = float(b.avail[i, n, 2 + a])
-    j = int(4)
+    at = int(4)
     if s.obs_pathing > 0:
-        show_ground(s, b, i, n, 4)
-        j += 8
-    width = 4 + s.bits + s.obs_all_health * (1 + s.enemy_shield)
-    for v in range(s.n_agents, s.n_units):
-        show_other(s, b, i, n, v, j, float(b.avail[i, n, 6 + v - s.n_agents]), s.enemy_shield)
-        j += width
-    width = 4 + s.bits + s.obs_all_health * (1 + s.ally_shield) + s.obs_last_action * s.n_actions
-    for v in range(s.n_agents):
-        if v != n:
-            show_other(s, b, i, n, v, j, 1.0, s.ally_shield)
-            j += width
-    show_body(s, b, i, n, n, j, s.obs_own_health, s.ally_shield)
+        at = show_ground(s, b, i, n, at)
+    at = show_enemies(s, b, i, n, at)
+    at = show_allies(s, b, i, n, at)
+    show_body(s, b, i, n, n, at, s.obs_own_health, s.ally_shield)
+
+
+# ---------------------------------------------------------------- state
 
 
 @no_type_check

@@ -7,8 +7,13 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.combat import is_led
+from envs.skirmish.engine.draw import draw_battle
 from envs.skirmish.engine.ground import slide
-from envs.skirmish.engine.layout import MOVE, STAND, Battle, Scene
+from envs.skirmish.engine.layout import IDLE, MOVE, STAND, Battle, Scene
+from envs.skirmish.engine.motion import push_apart
+
+ROUNDS = wp.constant(32)
+"""Of pushing drawn units apart before a battle begins."""
 
 
 @no_type_check
@@ -31,18 +36,35 @@ def sort_agents(s: Scene, b: Battle, i: int):
 
 @no_type_check
 @wp.func
+def line_up(s: Scene, b: Battle, i: int):
+    """Units that appear on top of each other come to stand side by side, as the game places them.
+
+    Pairs come in the units' order, so that mirrored teams stay mirrored.
+    """
+    for u in range(s.n_units):
+        b.stance[i, u] = IDLE
+    for _round in range(ROUNDS):
+        for u in range(s.n_units):
+            for v in range(u + 1, s.n_units):
+                push_apart(s, b, i, u, v)
+
+
+@no_type_check
+@wp.func
 def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
     """A new battle in row ``i``."""
     r = s.spawn_jitter
     share = wp.randf(rng)
     goal = s.order_from + share * (s.order_to - s.order_from)
-    mirrored = wp.vec2(float(s.size) - goal[0], goal[1])
+    if s.drawn > 0:
+        draw_battle(s, b, i, wp.randi(rng))
     for u in range(s.n_units):
         dx = r * (2.0 * wp.randf(rng) - 1.0)
         dy = r * (2.0 * wp.randf(rng) - 1.0)
-        k = s.team[u]
-        b.kind[i, u] = k
-        b.pos[i, u] = slide(s, s.kind[k].legs, s.spawn[u], wp.vec2(dx, dy))
+        if s.drawn == 0:
+            b.kind[i, u] = s.team[u]
+            b.pos[i, u] = slide(s, s.kind[s.team[u]].legs, s.spawn[u], wp.vec2(dx, dy))
+        k = b.kind[i, u]
         b.hp[i, u] = s.kind[k].hp
         b.shield[i, u] = s.kind[k].shield
         b.energy[i, u] = s.kind[k].energy
@@ -55,13 +77,15 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
         b.side[i, u] = 0
         b.stuck[i, u] = 0
         b.target[i, u] = -1
-        b.goal[i, u] = wp.where(u < s.n_agents, mirrored, goal)
+        b.goal[i, u] = goal
         b.order[i, u] = STAND
         if is_led(s, u) and s.has_order > 0:
             b.order[i, u] = MOVE
     for n in range(s.n_agents):
         b.script[i, n] = -1
         b.last[i, n] = -1
+    if s.drawn > 0:
+        line_up(s, b, i)
     sort_agents(s, b, i)
     b.time[i] = 0
     b.running[i] = 1
