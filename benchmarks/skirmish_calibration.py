@@ -138,7 +138,7 @@ def as_page(rows: list[dict[str, Any]], battles: int, seed: int) -> str:
 
 
 def fit(tries: int, battles: int, seed: int, out: Path) -> None:
-    """Random search: half of the tries anew, half vary two values of the best. Goes on from what ``out`` holds.
+    """Random search from the defaults: half of the tries anew, half vary two values of the best. Goes on from ``out``.
 
     A try is given up when its error exceeds the best one's; maps that it did not come to stay empty.
     """
@@ -146,7 +146,7 @@ def fit(tries: int, battles: int, seed: int, out: Path) -> None:
     rng = np.random.default_rng([seed, len(done)])
     best = min((row for row in done if row[QUICK_FIRST[-1]]), key=lambda row: float(row["error"]), default=None)
     for _ in track(range(tries), description="tries"):
-        chosen = draw(rng, best)
+        chosen = draw(rng, best) if done or best else {key: asdict(Rules())[key] for key in SPACE}
         rates = judge(replace(Rules(), **chosen), battles, seed, float(best["error"]) if best else np.inf)
         row = {"error": round(error(rates), 4)} | chosen | {name: rates.get(name, "") for name in QUICK_FIRST}
         fresh = not out.exists()

@@ -88,7 +88,6 @@ def test(command: cli.Command) -> int:
     """Plays test episodes with what a run has learnt."""
     folder = open_run(command)
     settings = settle(cli.revise(load(folder.config), command, cli.EVALUABLE))
-    prepare(settings)
     from tools.evaluate import evaluate
 
     evaluate(settings, folder)
@@ -106,22 +105,7 @@ def assemble(settings: Settings) -> Session:
     """Everything that a run is made of. Built before anything is written, so that a mistake leaves no trace."""
     from run import build
 
-    prepare(settings)
-    try:
-        return build(settings)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
-
-
-def prepare(settings: Settings) -> None:
-    """Sets torch up; refuses a device that is not there."""
-    import torch
-
-    torch.set_num_threads(settings["torch_threads"])
-    if settings["device"] == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
+    return build(settings)
 
 
 def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict[str, Any] | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from controllers.base import Controller
-from core.config import Settings, check_fit
+from core.config import ConfigError, Settings, check_fit
 from core.registry import ENVS
 from core.seeding import Streams
 from envs.base import BatchedEnv
@@ -221,5 +221,17 @@ class Session:
 
 
 def build(settings: Settings) -> Session:
-    """A new run from checked settings."""
-    return Session(settings)
+    """A new run from checked settings.
+
+    Raises:
+        ConfigError: the selected components do not go together, or the device or the environment's means are missing.
+    """
+    torch.set_num_threads(settings["torch_threads"])
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
+    try:
+        return Session(settings)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error

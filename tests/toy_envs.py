@@ -10,14 +10,15 @@ from torch import Tensor
 
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
-from envs.rows.native import Clock, RowRandom, refuse_unavailable
+from envs.rows.native import Box, Clock, RowRandom, refuse_unavailable
 
 
 class Toy(BatchedEnv):
     """Two unlike agents, unavailable actions, early ends, time limits, random starts and random steps.
 
     Agent 0 observes (drawn, t) and has 3 actions, the last of which is available at even times and ends the episode;
-    agent 1 observes t and has 2 actions. The reward is the sum of the actions.
+    agent 1 observes t and has 2 actions. The reward is the sum of the actions. With ``box`` both have boxes instead, of
+    2 dimensions and of 1, whose first number stands for these actions.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,14 @@ class Toy(BatchedEnv):
 
         fault: str | None = None
         limit: int = 4
+        box: bool = False
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         super().__init__(cfg, n_envs, device, seed)
         limit, metrics = cfg.limit, ("won",)
-        self.spec = EnvSpec((ActionSpec(3), ActionSpec(2)), (2, 1), 2, limit, extras={"odd": (1,)}, metrics=metrics)
+        actions = (ActionSpec(2, -1.0, 1.0), ActionSpec(1, 0.0, 0.5)) if cfg.box else (ActionSpec(3), ActionSpec(2))
+        self.spec = EnvSpec(actions, (2, 1), 2, limit, extras={"odd": (1,)}, metrics=metrics)
+        self.box = Box(actions, self.device) if cfg.box else None
         self.clock = Clock(limit + (cfg.fault == "limit"), n_envs, self.device)
         self.random = RowRandom(0 if cfg.fault == "seed_ignored" else seed, n_envs, self.device)
         self.generator = torch.Generator().manual_seed(seed)
@@ -56,7 +60,7 @@ class Toy(BatchedEnv):
 
     def step(self, action: Tensor) -> Outcome:
         fault, running = self.cfg.fault, self.clock.running.clone()
-        action = action.clamp(0, 1) if fault == "no_refusal" else refuse_unavailable(action, self._avail(), running)
+        action = self._numbered(action, running)
         ended = action[:, 0] == 2
         if fault == "row_leak":
             self.drawn = self.drawn + 0.5 * action[0, 0]
@@ -80,7 +84,17 @@ class Toy(BatchedEnv):
             reward = reward * torch.nan
         return Outcome(self._show(), reward, terminated, truncated, info)
 
+    def _numbered(self, action: Tensor, running: Tensor) -> Tensor:
+        if self.box is not None:
+            admitted = action.nan_to_num() if self.cfg.fault == "no_refusal" else self.box.admit(action, running)
+            return (admitted[..., 0] > 0.3).long() + (admitted[..., 0] > 0.8)
+        if self.cfg.fault == "no_refusal":
+            return action.clamp(0, 1)
+        return refuse_unavailable(action, self._avail(), running)
+
     def _avail(self) -> Tensor:
+        if self.box is not None:
+            return torch.ones(self.n_envs, 2, 2, dtype=torch.bool, device=self.device)
         avail = torch.ones(self.n_envs, 2, 3, dtype=torch.bool, device=self.device)
         avail[:, 0, 2] = self.clock.t % 2 == 0
         avail[:, 1, 2] = False

@@ -88,3 +88,8 @@ class Controller(nn.Module, ABC):
 def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
     """An agent network's output at every state of the batch, [b, t+1, n, a], from an empty memory (T-04)."""
     return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]
+
+
+def encode_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
+    """The features below an agent network's head at every state, [b, t+1, n, h], from an empty memory (T-04)."""
+    return agent.encode(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]

@@ -9,12 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from controllers.base import Acted, Controller
+from controllers.base import Acted, Controller, encode_agent
 from core.config import Settings
 from core.registry import CONTROLLERS
 from core.specs import EnvSpec, EpisodeBatch, TimeStep
 from modules.agents.conditional import ConditionalHead
-from modules.layers import last_actions
 from rl.exploration import greedy
 from rl.masked import masked_log_softmax, sample
 
@@ -67,8 +66,7 @@ class ConditionalMAC(Controller):
 
     def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n h"]:
         """The features h_i of every history, from which both policies follow."""
-        last = last_actions(batch.action, self.spec.n_actions)
-        return self.agent.encode(batch.obs, last, None, batch.length + 1)[0]
+        return encode_agent(self.agent, batch, self.spec.n_actions)
 
     @torch.no_grad()
     def decide_in_turn(

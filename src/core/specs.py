@@ -123,6 +123,12 @@ class EpisodeBatch:
         """The number of episodes."""
         return self.mask.shape[0]
 
+    def completed(self, drawn: Int[Tensor, "b states n"]) -> Int[Tensor, "b states n"]:
+        """The actions taken, and those of ``drawn`` from each episode's last state on, where nobody acted."""
+        steps = torch.arange(drawn.shape[1], device=drawn.device)
+        acted = (steps < self.length.to(drawn.device)[:, None]).unsqueeze(-1)
+        return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
         values: dict[str, Any] = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from core.picture import Frame, Stage
 from core.specs import EnvSpec, Outcome, TimeStep
 
 
@@ -58,7 +61,7 @@ class BatchedEnv(ABC):
         """One joint action per row.
 
         Raises:
-            ValueError: an unavailable action of a running row, naming row and agent.
+            ValueError: an unavailable action of a running row, or one outside its box, naming row and agent.
         """
 
     def seed_rows(self, seed: int) -> None:
@@ -76,9 +79,38 @@ class BatchedEnv(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
 
-    def render(self, row: int) -> str:
-        """A picture of one row (text or HTML) where there is something to see."""
+    def stage(self, row: int) -> Stage:
+        """What stays as it is during the episode of one row, for pictures of it.
+
+        Raises:
+            NotImplementedError: there is nothing to see.
+        """
         raise NotImplementedError(f"{type(self).__name__} has nothing to show")
+
+    def frame(self, row: int) -> Frame:
+        """What one row looks like now; the entities of its ``stage``, in that order.
+
+        Raises:
+            NotImplementedError: there is nothing to see.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has nothing to show")
+
+    def render(
+        self, row: int, *, width: int = 800, ranges: Collection[int] = ()
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture of one row.
+
+        Args:
+            row: which.
+            width: of the picture, in pixels.
+            ranges: entities (places in the stage) whose sight and weapon's range are shown.
+
+        Raises:
+            NotImplementedError: there is nothing to see.
+        """
+        from core.drawing import draw  # imports Pillow, which training does without
+
+        return draw(self.stage(row), self.frame(row), width=width, ranges=ranges)
 
     def close(self) -> None:
         """Frees processes and memory; safe to call twice."""

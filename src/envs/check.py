@@ -297,7 +297,7 @@ class _Checker:
     def _idle(self, action: Tensor, shown: TimeStep, running: Tensor) -> Tensor:
         """``action``, with something senseless in the rows that have ended."""
         if action.is_floating_point():
-            return action
+            return torch.where(running[:, None, None].to(action.device), action, torch.nan)
         return torch.where(running[:, None].to(action.device), action, (~shown.avail).int().argmax(-1))
 
     def _ended_rows_rest(self, before: TimeStep, outcome: Outcome, idle: Tensor) -> None:
@@ -334,29 +334,41 @@ class _Checker:
         return outcomes
 
     def unavailable_is_refused(self) -> None:
-        """An unavailable action raises ``ValueError`` naming row and agent, and nothing happens."""
+        """An unavailable action, or one outside the box, raises ``ValueError`` with row and agent; nothing happens."""
         with self.made(self.seed) as (env,):
-            if not env.spec.discrete:
-                return
             actor, shown = Actor(env.spec, self.seed), env.reset()
-            for _ in range(self.max_steps):
+            for _ in range(self.max_steps if env.spec.discrete else 0):
                 if not shown.avail.all():
                     break
                 outcome = env.step(actor.act(shown))
                 shown = env.reset(outcome.terminated | outcome.truncated)
-            bad = (~shown.avail).nonzero().tolist() or [[self.n - 1, env.spec.n_agents - 1, env.spec.n_actions]]
-            row, agent, forbidden = bad[-1]
-            action = actor.act(shown)
-            spoiled = action.clone()
-            spoiled[row, agent] = forbidden
-            try:
-                env.step(spoiled)
-            except ValueError as error:
-                named = f"row {row}" in str(error) and f"agent {agent}" in str(error)
-                self.expect(named, f"the error does not say 'row {row}' and 'agent {agent}': {error}")
-                env.step(action)
-            else:
-                self.expect(False, f"action {forbidden} of agent {agent} was not available, but no ValueError came")
+            for row, agent, forbidden in self._forbidden(env.spec, shown):
+                action = actor.act(shown)
+                spoiled = action.clone()
+                spoiled[row, agent] = forbidden
+                self._refuses(env, spoiled, row, agent)
+            env.step(action)
+
+    def _forbidden(self, spec: EnvSpec, shown: TimeStep) -> list[tuple[int, int, int | float]]:
+        """Row, agent, and an action that it must not take, or a number that no dimension of its box has."""
+        if spec.discrete:
+            beyond = [self.n - 1, spec.n_agents - 1, spec.n_actions]
+            row, agent, action = ((~shown.avail).nonzero().tolist() or [beyond])[-1]
+            return [(row, agent, action)]
+        row, agent = self.n - 1, spec.n_agents - 1
+        box = spec.actions[agent]
+        low, high = float(box.low or 0), float(box.high or 0)
+        return [(row, agent, x) for x in (2 * high - low, 2 * low - high, float("nan"))]
+
+    def _refuses(self, env: BatchedEnv, spoiled: Tensor, row: int, agent: int) -> None:
+        forbidden = spoiled[row, agent].tolist()
+        try:
+            env.step(spoiled)
+        except ValueError as error:
+            named = f"row {row}" in str(error) and f"agent {agent}" in str(error)
+            self.expect(named, f"the error does not say 'row {row}' and 'agent {agent}': {error}")
+        else:
+            self.expect(False, f"action {forbidden} of agent {agent} was not available, but no ValueError came")
 
     def reseeding_starts_over(self) -> None:
         """``seed_rows`` makes an instance as if newly built."""

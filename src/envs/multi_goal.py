@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from core.picture import Entity, Frame, Stage
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -16,6 +18,7 @@ from envs.rows.native import Clock, RowRandom, refuse_unavailable
 
 # Actions: stay, north, south, east, west. The goals lie in the four directions, in the same order.
 DIRECTIONS = [[0.0, 0.0], [0.0, 1.0], [0.0, -1.0], [1.0, 0.0], [-1.0, 0.0]]
+ACTIONS = ("stay", "north", "south", "east", "west")
 GOALS = ("goal_north", "goal_south", "goal_east", "goal_west")
 
 
@@ -94,6 +97,25 @@ class MultiGoal(BatchedEnv):
         terminated, truncated = self._clock.tick(success)
         info = {"success": success.float()} | dict(zip(GOALS, reached.float().T, strict=True))
         return Outcome(self._show(), reward, terminated, truncated, info)
+
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """The goals, and the point as one disc per agent."""
+        c = self.cfg
+        agents = [
+            Entity(name=f"agent {n}", kind="agent", mark=str(n), team=0, agent=n, actions=ACTIONS, radius=c.arena / 20)
+            for n in range(self.spec.n_agents)
+        ]
+        goals = [
+            Entity(name=name.replace("_", " "), kind="goal", mark=name[5].upper(), radius=c.goal_radius)
+            for name in GOALS
+        ]
+        low, high = (-c.arena, -c.arena), (c.arena, c.arena)
+        return Stage(title="multi_goal", teams=("agents",), entities=(*agents, *goals), low=low, high=high)
+
+    def frame(self, row: int) -> Frame:
+        """The agents stand side by side where their point is."""
+        aside = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], device=self.device) * self.cfg.arena / 20
+        return Frame.of(torch.cat([self._point[row] + aside, self._goals]).cpu().numpy().astype(np.float32))
 
     def seed_rows(self, seed: int) -> None:
         """Restarts the draws of starting points."""

@@ -24,7 +24,7 @@ from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.rows import process
 from envs.rows.board import About, Board, Source
-from envs.rows.native import refuse_unavailable
+from envs.rows.native import Box, refuse_unavailable
 
 GRACE = 2.0
 """Seconds that a worker gets to close its simulator before it is killed."""
@@ -263,6 +263,7 @@ class WorkerEnv(BatchedEnv):
             reward=cast(Any, about.reward),
             metrics=about.metrics,
         )
+        self._box = None if self.spec.discrete else Box(self.spec.actions, "cpu")
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
         """Starts new episodes in the rows of ``which`` (None: all), side by side."""
@@ -276,8 +277,10 @@ class WorkerEnv(BatchedEnv):
         """One joint action in every running row, side by side."""
         board, running = self._board, self._running
         action = action.cpu()
-        if self.spec.discrete:
+        if self._box is None:
             action = refuse_unavailable(action, torch.from_numpy(board.avail), running)
+        else:
+            action = self._box.admit(action, running)
         board.action[:] = action.numpy()
         board.reward[:], board.ended[:], board.info[:] = 0, False, 0
         self._tell("stepping", running, process.STEP)

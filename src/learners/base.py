@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from controllers.base import Controller
 from core.config import Settings
 from core.specs import EnvSpec
 from memory.replay import Replay
+from modules.target import Target
 
 Metrics = dict[str, Tensor]
 
@@ -97,6 +99,17 @@ class Learner(nn.Module, ABC):
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+
+    def descend_each(self, name: str, losses: Iterable[Tensor], target: Target) -> Metrics:
+        """One gradient step for each loss, computed only when it is its turn; ``target`` counts the steps.
+
+        Returns the means of the steps' metrics.
+        """
+        every: list[Metrics] = []
+        for loss in losses:
+            every.append(self.descend(name, loss))
+            target.step()
+        return {key: torch.stack([metrics[key] for metrics in every]).mean() for key in every[0]}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Part of ``state_dict``: what is not a tensor of a module."""

@@ -13,8 +13,9 @@ from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
-from learners.soft import SoftConfig, mix_locals, policy_improvement
+from learners.soft import SoftConfig, policy_improvement
 from memory.replay import Replay
+from modules.mixers.base import mix_locals
 from modules.target import Target
 from rl.masked import entropy, masked_log_softmax, masked_mean, sample, taken
 from rl.soft import soft_value

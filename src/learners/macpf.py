@@ -10,16 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from controllers.base import Controller
+from controllers.base import Controller, encode_agent
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
-from learners.soft import SoftConfig, mix_locals, policy_improvement
+from learners.soft import SoftConfig, policy_improvement
 from memory.replay import Replay
 from modules.agents.conditional import ConditionalHead
-from modules.layers import StateValue, last_actions
+from modules.layers import StateValue
+from modules.mixers.base import mix_locals
 from modules.target import Target
 from rl.masked import entropy, masked_log_softmax, masked_mean, sample, taken
 from rl.soft import soft_value
@@ -37,7 +38,7 @@ class SoftCritics(nn.Module):
 
     def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b states n h"]:
         """The features of every history, from an empty memory."""
-        return self.head.encode(batch.obs, last_actions(batch.action, self.n_actions), None, batch.length + 1)[0]
+        return encode_agent(self.head, batch, self.n_actions)
 
     def local(
         self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], action: Int[Tensor, "b t n"]

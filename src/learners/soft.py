@@ -1,19 +1,17 @@
-"""What maximum-entropy learners share: keys, temperature, targets and the mixing of local soft values."""
+"""What maximum-entropy learners share: keys, temperature, targets and the improvement of policies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from core.schedule import Geometric, Linear
 from core.specs import EpisodeBatch
 from learners.base import Learner
-from modules.mixers.base import Mixer
-from rl.masked import masked_mean, taken
+from rl.masked import masked_mean
 from rl.returns import td_lambda
 from rl.soft import soft_policy_loss
 
@@ -59,19 +57,6 @@ class SoftConfig(Learner.Config):
         entropy = -(log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1))
         value = q_jt + alpha * entropy
         return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.gamma, self.td_lambda)
-
-
-def mix_locals(
-    mixer: Mixer,
-    batch: EpisodeBatch,
-    q: Float[Tensor, "b t n a"],
-    v: Float[Tensor, "b t n"],
-    action: Int[Tensor, "b t n"],
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Q_jt of a joint action at the first t states, and what the mixer adds to the loss."""
-    steps = slice(0, action.shape[1])
-    joint = one_hot(action, q.shape[-1]).float()
-    return mixer.joint(taken(q, action), v, batch.state[:, steps], joint, batch.obs[:, steps])
 
 
 def policy_improvement(

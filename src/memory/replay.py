@@ -61,10 +61,11 @@ class Replay:
             self._episodes.append((start, length))
         self.added += len(batch)
 
-    def uniform(self, n: int) -> EpisodeBatch:
-        """``n`` different episodes, each subset equally likely."""
-        picks = torch.randperm(len(self), generator=self.rng)[:n].tolist()
-        return self._gather(picks)
+    def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
+        """``n`` different episodes, each subset of all, or of the ``newest``, equally likely."""
+        older = 0 if newest is None else max(0, len(self) - newest)
+        picks = torch.randperm(len(self) - older, generator=self.rng)[:n] + older
+        return self._gather(picks.tolist())
 
     def latest(self, n: int) -> EpisodeBatch:
         """The ``n`` newest episodes, oldest of them first."""

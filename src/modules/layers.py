@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -175,6 +176,29 @@ def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bo
     first = [nn.Linear(i, n * hidden_dim), nn.Unflatten(-1, (n, hidden_dim)), nn.ReLU()]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
+
+
+class JointWeights(nn.Module):
+    r"""QPLEX's positive weights of the agents' advantages, made of state and joint action (algorithms.md 1.9-5).
+
+    .. math:: \lambda_i(s, u) = \sum_h (|key_h(s)| + 10^{-10})\,\sigma(agents_h(s))_i\,\sigma(actions_h(s, u))_i
+
+    With one layer the logits of ``actions`` are additive in the agents' actions (T-26).
+    """
+
+    def __init__(self, spec: EnvSpec, n_head: int, layers: int, hidden_dim: int) -> None:
+        """``n_head`` summands, each of three networks of ``layers`` linear layers."""
+        super().__init__()
+        s, n = spec.state_dim, spec.n_agents
+        extract = partial(heads, n_head, layers=layers, hidden_dim=hidden_dim)
+        self.key, self.agents = extract(s, 1), extract(s, n)
+        self.actions = extract(s + n * spec.n_actions, n)
+
+    def forward(self, state: Float[Tensor, "b t s"], joint: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n"]:
+        """λ_i(s, u); ``joint`` is u as one-hots."""
+        key = self.key(state).abs() + 1e-10
+        actions = self.actions(torch.cat([state, joint.flatten(-2)], dim=-1))
+        return (key * self.agents(state).sigmoid() * actions.sigmoid()).sum(-2)
 
 
 def hypernet(state_dim: int, o: int, layers: int, hidden_dim: int) -> nn.Sequential:

@@ -6,13 +6,11 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from core import checkpoint
 from core.config import ConfigError, Settings
-from run import build
+from tools import trained
 
 if TYPE_CHECKING:
     from tracking.folder import RunFolder
@@ -32,16 +30,8 @@ def evaluate(settings: Settings, folder: RunFolder) -> list[dict[str, Any]]:
     """
     if settings["test_nepisode"] < 1:
         raise ConfigError(["'test_nepisode' must be at least 1 to evaluate"])
-    if not folder.checkpoint.exists():
-        raise ConfigError([f"{folder.path.name} has no checkpoint yet: nothing to evaluate (resume it first)"])
+    session = trained.load(settings, folder)
     try:
-        state = checkpoint.load(folder.checkpoint)
-    except checkpoint.CheckpointError as error:
-        raise ConfigError([str(error)]) from error
-    torch.set_num_threads(settings["torch_threads"])
-    session = build(settings)
-    try:
-        session.load_policy(state["session"])
         modes = session.controller.test_modes
         results = [_result(settings, folder, session, mode) for mode in modes]
     finally:

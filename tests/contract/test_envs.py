@@ -20,6 +20,14 @@ CONFIGS = Path(__file__).parents[2] / "config" / "envs"
 # external.yaml names no environment; tests/unit/test_workers.py does.
 NAMES = sorted({file.stem for file in CONFIGS.glob("*.yaml")} - {"external"})
 SMALL: dict[str, dict[str, Any]] = {"sc2": {"map_name": "3m"}}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "simple_spread": [{"action": "continuous"}, {"n_agents": 1}, {"n_agents": 4, "landmark_range": 0.8}],
+    "coverage": [{"action": "continuous", "n_agents": 2}, {"summed": True}],
+    "formation": [{"action": "continuous", "n_agents": 1}, {"n_agents": 7}],
+    "line": [{"action": "continuous", "n_agents": 2}],
+    "aggregation": [{"action": "discrete", "reach": 3.0}, {"n_agents": 1}],
+    "mill": [{"n_agents": 3, "gain": 20.0}],
+}
 MATRIX_GAMES = ("qplex33a", "four", "xor", "dop14", "penalty")
 
 
@@ -32,7 +40,13 @@ def made(name: str, n_envs: int, seed: int, **more: Any) -> BatchedEnv:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_the_promises(name: str) -> None:
-    check_env(lambda n, seed: made(name, n, seed), max_steps=64)
+    check_env(lambda n, seed: made(name, n, seed), max_steps=30 if name in VARIANTS else 64)
+
+
+@pytest.mark.parametrize(("name", "more"), [(name, more) for name, many in VARIANTS.items() for more in many])
+def test_variants_keep_the_promises(name: str, more: dict[str, Any]) -> None:
+    limit = {} if name == "mill" else {"episode_limit": 4}
+    check_env(lambda n, seed: made(name, n, seed, **limit, **more), episodes=3, max_steps=10)
 
 
 @pytest.mark.parametrize("preset", MATRIX_GAMES)

@@ -17,16 +17,21 @@ def test_smacs_published_numbers() -> None:
     assert shown.state[0, 21:].sum() == 0
 
 
-# SMAC's paper, as recalled in the specification: 2s3z .90, 3s5z .42, 5m_vs_6m 0, corridor 0, 3s_vs_5z 0
+# SMAC's paper, as remembered in the specification, and what our rules were fitted to (docs/environments/sc2.md)
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [
-        ("3m", 0.5, 1.0),
-        ("2s3z", 0.75, 1.0),
-        ("3s5z", 0.2, 0.65),
-        ("5m_vs_6m", 0.0, 0.15),
-        ("3s_vs_5z", 0.0, 0.05),
-        ("corridor", 0.0, 0.15),
+        ("2s3z", 0.8, 1.0),
+        ("3s5z", 0.2, 0.55),
+        ("1c3s5z", 0.65, 0.95),
+        ("10m_vs_11m", 0.0, 0.2),
+        ("bane_vs_bane", 0.3, 0.6),
+        ("5m_vs_6m", 0.0, 0.1),
+        ("3s_vs_5z", 0.0, 0.02),
+        ("6h_vs_8z", 0.0, 0.02),
+        ("2s_vs_1sc", 0.0, 0.02),
+        ("corridor", 0.0, 0.2),
+        ("2c_vs_64zg", 0.0, 0.05),
     ],
 )
 def test_scripted_agents_win_about_as_often_as_on_the_game(name: str, low: float, high: float) -> None:
@@ -34,6 +39,6 @@ def test_scripted_agents_win_about_as_often_as_on_the_game(name: str, low: float
     env = StarCraft2(config, 200, "cpu", 7)
     env.reset()
     won = torch.zeros(200)
-    for _ in range(env.spec.episode_limit):
+    while env.battle.live["running"].any():
         won += env.step(torch.zeros(200, env.spec.n_agents, dtype=torch.long)).info["battle_won"]
     assert low <= won.mean() <= high

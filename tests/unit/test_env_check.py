@@ -37,15 +37,23 @@ FAULTS = {
 }
 
 
-def toy(fault: str | None = None) -> object:
+def toy(fault: str | None = None, box: bool = False) -> object:
     def factory(n_envs: int, seed: int) -> BatchedEnv:
-        return Toy(Toy.Config(fault=fault), n_envs, "cpu", seed)
+        return Toy(Toy.Config(fault=fault, box=box), n_envs, "cpu", seed)
 
     return factory
 
 
-def test_sound_environment_passes() -> None:
-    check_env(toy(), max_steps=50)
+@pytest.mark.parametrize("box", [False, True])
+def test_sound_environment_passes(box: bool) -> None:
+    check_env(toy(box=box), max_steps=50)
+
+
+def test_box_that_takes_anything_is_caught() -> None:
+    with pytest.raises(EnvCheckError) as caught:
+        check_env(toy("no_refusal", box=True), max_steps=10, episodes=3)
+    refused = [p for p in caught.value.problems if p.startswith("unavailable_is_refused: action")]
+    assert len(refused) == 3 and "[1.0]" not in "".join(refused), caught.value.problems  # above, below, nan
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -5,91 +5,51 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-import toy  # noqa: F401 - registers the environment
-from core.config import Settings, load, merge, resolve
+from by_hand import LENGTHS, TERMINATED, A, N, batch, best_of, ends, gradients, legal, returns, session
 from core.registry import MIXERS
-from core.specs import ActionSpec, EnvSpec, EpisodeBatch, valid_mask
+from core.specs import ActionSpec, EnvSpec, EpisodeBatch
 from learners.macpf import local_values
 from learners.soft import SoftConfig
+from learners.value import mix_utilities
 from rl.masked import masked_log_softmax, sample, taken
-from run import Session, build
+from run import Session
 
-ALGS = Path(__file__).parents[2] / "config" / "algs"
-Q = ["iql", "vdn", "qmix"]
-N, A, GAMMA, ALPHA = 3, 4, 0.9, 0.5
-LENGTHS, TERMINATED = (2, 3, 1, 2), (True, False, True, False)
-"""A true end, a time limit, a true end at once, and a time limit before the batch's end (T-01)."""
+ALPHA = 0.5
 
 
-def settings(name: str, **more: object) -> Settings:
-    small = {"env": "toy", "seed": 5, "batch_size": 4, "gamma": GAMMA, "hidden_dim": 8}
-    soft = {} if name in Q else {"entropy_reduction": "sum"}
-    return resolve(merge(merge(load(ALGS / f"{name}.yaml"), small | soft), more))
+# --- IQL, VDN, QMIX, QPLEX --------------------------------------------------------------------------------------------
+
+Q = ["iql", "vdn", "qmix", "qplex"]
+QATTEN = {"mixer": "fop", "mixing_embed_dim": 6}
+"""With FOP's mixer on the largest values, QPLEX has Qatten's weights (the release's second StarCraft setting)."""
 
 
-def session(name: str, **more: object) -> Session:
-    """A new run whose target networks differ from the online ones, as they do after some learning."""
-    made = build(settings(name, **more))
-    rng = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for p in made.learner.target.slow.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=rng))
-    return made
-
-
-def batch(lengths: tuple[int, ...] = LENGTHS, terminated: tuple[bool, ...] = TERMINATED, seed: int = 0) -> EpisodeBatch:
-    """Random episodes in the replay's form: zeros on padding, every action available there."""
-    rng, b, t = torch.Generator().manual_seed(seed), len(lengths), max(lengths)
-    length = torch.tensor(lengths)
-    step = torch.arange(t) < length[:, None]
-    state = torch.arange(t + 1) <= length[:, None]
-    avail = torch.rand(b, t + 1, N, A, generator=rng) < 0.6
-    action = torch.randint(A, (b, t, N), generator=rng) * step[..., None]
-    avail[:, :t] |= one_hot(action, A).bool()
-    avail[:, t, :, 1] = True
-    return EpisodeBatch(
-        action=action,
-        reward=torch.randn(b, t, generator=rng) * step,
-        terminated=(torch.arange(t) == length[:, None] - 1) & torch.tensor(terminated)[:, None],
-        mask=valid_mask(length, t),
-        length=length,
-        obs=torch.randn(b, t + 1, N, 6, generator=rng) * state[..., None, None],
-        state=torch.randn(b, t + 1, 7, generator=rng) * state[..., None],
-        avail=avail | ~state[..., None, None],
-        extras={"visible": (torch.rand(b, t + 1, N, N, generator=rng) < 0.7) & state[..., None, None]},
-    )
-
-
-def returns(reward: list[float], ended: bool, value: list[float], lam: float) -> list[float]:
-    """TD(λ) of one episode by its definition: the λ-weighted average of the n-step returns."""
-    steps = len(reward)
-
-    def n_step(t: int, n: int) -> float:
-        total = sum(GAMMA**k * reward[t + k] for k in range(n))
-        return total + (0.0 if ended and t + n == steps else GAMMA**n * value[t + n])
-
-    def average(t: int) -> float:
-        most = steps - t
-        parts = [(1 - lam) * lam ** (n - 1) * n_step(t, n) for n in range(1, most)]
-        return sum(parts) + lam ** (most - 1) * n_step(t, most)
-
-    return [average(t) for t in range(steps)]
-
-
-def ends(of: Tensor, terminated: bool = True) -> Tensor:
-    """The entries of a [b, t] tensor at the last steps of the episodes that ended truly (or were cut)."""
-    rows = [row for row, ended in enumerate(TERMINATED) if ended == terminated]
-    return torch.stack([of[row, LENGTHS[row] - 1] for row in rows])
-
-
-# --- IQL, VDN, QMIX ---------------------------------------------------------------------------------------------------
+def q_tot_by_hand(
+    net: torch.nn.Module | None, table: list[list[float]], action: list[int], episodes: EpisodeBatch, row: int, t: int
+) -> tuple[list[float], float]:
+    """Q_tot of one joint action (every agent's own value without a mixer), and the mixer's regulariser."""
+    q = [table[i][action[i]] for i in range(N)]
+    if net is None:
+        return q, 0.0
+    state, obs = episodes.state[row : row + 1, t : t + 1], episodes.obs[row : row + 1, t : t + 1]
+    if not net.reads_joint:
+        return [net(torch.tensor([[q]]), state).item()], 0.0
+    allowed = legal(episodes, row, t)
+    m = [max(table[i][a] for a in allowed[i]) for i in range(N)]
+    lam = net.lambdas(state, one_hot(torch.tensor([[action]]), A).float())[0, 0].tolist()
+    if hasattr(net, "weights"):  # Qatten: c is one for all agents
+        weights, regulariser = net.weights(state, obs)
+        w, c, extra = weights[0, 0].tolist(), [net.c(state).item() / N] * N, regulariser.item()
+    else:
+        w, c, extra = (net.w(state)[0, 0].abs() + 1e-10).tolist(), net.c(state)[0, 0].tolist(), 0.0
+    q_hat, m_hat = ([w[i] * x[i] + c[i] for i in range(N)] for x in (q, m))
+    return [sum(q_hat[i] + (q_hat[i] - m_hat[i]) * (lam[i] - 1) for i in range(N))], extra
 
 
 def q_loss_by_hand(run: Session, episodes: EpisodeBatch, lam: float, double_q: bool) -> float:
@@ -97,34 +57,30 @@ def q_loss_by_hand(run: Session, episodes: EpisodeBatch, lam: float, double_q: b
     controller, mixer = run.controller, run.learner.mixer
     slow_controller, *slow_mixer = run.learner.target.slow
     fast, slow = controller.unroll(episodes).tolist(), slow_controller.unroll(episodes).tolist()
+    slow_net = slow_mixer[0] if slow_mixer else None
     errors: list[float] = []
     for row, length in enumerate(episodes.length.tolist()):
-
-        def joint(net, q: list[float], t: int, row: int = row) -> list[float]:
-            if net is None:
-                return q
-            return [net(torch.tensor([[q]]), episodes.state[row : row + 1, t : t + 1]).item()]
-
         values = []
         for t in range(length + 1):
-            chooser = (fast if double_q else slow)[row][t]
-            legal = [[a for a in range(A) if episodes.avail[row, t, i, a]] for i in range(N)]
-            best = [max(legal[i], key=lambda a, i=i: chooser[i][a]) for i in range(N)]
-            values.append(joint(slow_mixer[0] if slow_mixer else None, [slow[row][t][i][best[i]] for i in range(N)], t))
+            best = best_of((fast if double_q else slow)[row][t], legal(episodes, row, t))
+            values.append(q_tot_by_hand(slow_net, slow[row][t], best, episodes, row, t)[0])
         reward, ended = episodes.reward[row, :length].tolist(), bool(episodes.terminated[row, length - 1])
         for k in range(len(values[0])):
             y = returns(reward, ended, [v[k] for v in values], lam)
             for t in range(length):
-                chosen = [fast[row][t][i][episodes.action[row, t, i]] for i in range(N)]
-                errors.append((joint(mixer, chosen, t)[k] - y[t]) ** 2)
+                chosen, extra = q_tot_by_hand(mixer, fast[row][t], episodes.action[row, t].tolist(), episodes, row, t)
+                errors.append((chosen[k] - y[t]) ** 2 + extra)
     return sum(errors) / len(errors)
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.6])
 @pytest.mark.parametrize("double_q", [True, False])
-@pytest.mark.parametrize("name", Q)
-def test_q_loss_by_hand(name: str, double_q: bool, lam: float) -> None:
-    run, episodes = session(name, double_q=double_q, td_lambda=lam), batch()
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*[pytest.param(name, {}, id=name) for name in Q], pytest.param("qplex", QATTEN, id="qplex_qatten")],
+)
+def test_q_loss_by_hand(name: str, more: dict, double_q: bool, lam: float) -> None:
+    run, episodes = session(name, double_q=double_q, td_lambda=lam, **more), batch()
     expected = q_loss_by_hand(run, episodes, lam, double_q)
     assert run.learner.td_loss(episodes).item() == pytest.approx(expected, rel=1e-4)
     assert q_loss_by_hand(run, episodes, lam, not double_q) != pytest.approx(expected, rel=1e-3)  # it matters here
@@ -153,20 +109,44 @@ def test_q_loss_teaches_the_online_networks_of_the_actions_taken(name: str) -> N
     assert all(p.grad is None for p in run.learner.target.parameters())
 
 
-@pytest.mark.parametrize("name", ["vdn", "qmix", "linear"])
-def test_the_joint_argmax_is_everybodys_own(name: str) -> None:
-    """AC-25: Individual-Global-Max by enumeration; several states, each with its own mixing weights."""
-    spec = EnvSpec(actions=(ActionSpec(A),) * N, obs_dims=(6,) * N, state_dim=7, episode_limit=5)
+MIXINGS = {
+    "vdn": ("vdn", {}),
+    "qmix": ("qmix", {}),
+    "linear": ("linear", {}),
+    "qplex": ("qplex", {}),
+    "qplex_matrix": ("qplex", {"n_head": 10, "adv_hypernet_layers": 3}),
+    "qatten": ("fop", {}),
+}
+
+
+@pytest.mark.parametrize(("name", "keys"), MIXINGS.values(), ids=MIXINGS)
+def test_the_joint_argmax_is_everybodys_own(name: str, keys: dict) -> None:
+    """AC-25: Individual-Global-Max by enumeration of the available joint actions, in states with their own weights.
+
+    The unavailable actions have the largest values, so a maximum that forgets the mask would show.
+    """
+    rows, joints = 20, torch.tensor(list(itertools.product(range(A), repeat=N)))
+    spec = EnvSpec(actions=(ActionSpec(A),) * N, obs_dims=(6,) * N, state_dim=7, episode_limit=len(joints))
     torch.manual_seed(1)
-    mixer = MIXERS[name](spec, MIXERS[name].Config())
+    mixer = MIXERS[name](spec, MIXERS[name].Config(**keys)).double()
     rng = torch.Generator().manual_seed(4)
-    joints = torch.tensor(list(itertools.product(range(A), repeat=N)))
-    q = 3 * torch.randn(20, 1, N, A, generator=rng)
-    state = 3 * torch.randn(20, 1, 7, generator=rng)
-    chosen = taken(q.expand(-1, len(joints), -1, -1), joints.expand(20, -1, -1))
-    total = mixer(chosen, state.expand(-1, len(joints), -1))
-    assert torch.equal(joints[total.argmax(1)], q[:, 0].argmax(-1))
-    assert (total.max(1).values - total.min(1).values > 1e-3).all()
+    avail = torch.rand(rows, 1, N, A, generator=rng) < 0.6
+    avail[..., 0] |= ~avail.any(-1)
+    q = 3 * torch.randn(rows, 1, N, A, generator=rng).double()
+    best = torch.where(avail, q, -torch.inf).argmax(-1)[:, 0]
+    q += 20 * ~avail
+    states = dataclasses.replace(
+        batch((len(joints),) * rows, (True,) * rows),
+        state=3 * torch.randn(rows, 1, 7, generator=rng).double().expand(-1, len(joints) + 1, -1),
+        obs=torch.randn(rows, 1, N, 6, generator=rng).double().expand(-1, len(joints) + 1, -1, -1),
+        avail=avail.expand(-1, len(joints) + 1, -1, -1),
+    )
+    total, _ = mix_utilities(mixer, states, q.expand(-1, len(joints), -1, -1), joints.expand(rows, -1, -1))
+    possible = taken(avail.expand(-1, len(joints), -1, -1).float(), joints.expand(rows, -1, -1)).bool().all(-1)
+    total = torch.where(possible, total, -torch.inf)
+    first, second = total.topk(2, dim=1).values.unbind(1)
+    assert torch.equal(joints[total.argmax(1)], best)
+    assert (first - second > 1e-9).all() and possible.sum(1).max() > 8
 
 
 # --- soft targets -----------------------------------------------------------------------------------------------------
@@ -250,13 +230,6 @@ def test_fop_target_by_hand(lam: float) -> None:
     for row, length in enumerate(LENGTHS):
         expected = returns(episodes.reward[row, :length].tolist(), TERMINATED[row], x[row, : length + 1].tolist(), lam)
         assert y[row, :length].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
-def gradients(loss: Tensor, module: torch.nn.Module) -> set[str]:
-    """Names of the module's trainable parameters that ``loss`` reaches, be it with gradient 0."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True, retain_graph=True)
-    return {name for (name, _), g in zip(named, found, strict=True) if g is not None}
 
 
 def test_fop_losses_teach_their_own_networks_only() -> None:

@@ -42,6 +42,8 @@ EVERY = {
     "fop": ("fop", {}),
     "fop_one_layer": ("fop", {"adv_hypernet_layers": 1}),
     "fop_one": ("fop", {"mixer_weights": "one"}),
+    "qplex": ("qplex", {}),
+    "qplex_matrix": ("qplex", {"n_head": 10, "adv_hypernet_layers": 3}),
 }
 
 
@@ -153,8 +155,8 @@ def test_fop_gradients():
     torch.testing.assert_close(to_q, w)
     assert to_v is None
     for part, through in (
-        (mixer.lambda_actions, ((w * (q - v)).detach() * mixer.lambdas(state, joint)).sum()),
-        (mixer.lambda_agents, ((w * (q - v)).detach() * mixer.lambdas(state, joint)).sum()),
+        (mixer.lambdas.actions, ((w * (q - v)).detach() * mixer.lambdas(state, joint)).sum()),
+        (mixer.lambdas.agents, ((w * (q - v)).detach() * mixer.lambdas(state, joint)).sum()),
         (mixer.query, (w * q.detach()).sum()),
         (mixer.key, (w * q.detach()).sum()),
         (mixer.c, mixer.c(state).sum()),
@@ -169,18 +171,19 @@ def test_fop_gradients():
 def test_fop_without_advantage_teaches_lambda_nothing():
     mixer, (q, _, state, joint, obs) = build("fop"), inputs()
     q_jt, _ = mixer.joint(q, q.clone(), state, joint, obs)
-    for gradient in torch.autograd.grad(q_jt.sum(), list(mixer.lambda_actions.parameters())):
+    for gradient in torch.autograd.grad(q_jt.sum(), list(mixer.lambdas.actions.parameters())):
         assert (gradient == 0).all()
 
 
+@pytest.mark.parametrize("name", ["fop", "qplex"])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_fop_lambda_by_the_formula(layers):
-    mixer, (_, _, state, joint, _) = build("fop", adv_hypernet_layers=layers, n_head=2), inputs()
+def test_lambda_by_the_formula(name, layers):
+    mixer, (_, _, state, joint, _) = build(name, adv_hypernet_layers=layers, n_head=2), inputs()
     got, s, u = mixer.lambdas(state, joint)[2, 1], state[2, 1], joint[2, 1].flatten()
     want = torch.zeros(N)
     for h in range(2):
-        key, agents = mixer.lambda_key(s)[h, 0].abs() + 1e-10, mixer.lambda_agents(s)[h].sigmoid()
-        want += key * agents * mixer.lambda_actions(torch.cat([s, u]))[h].sigmoid()
+        key, agents = mixer.lambdas.key(s)[h, 0].abs() + 1e-10, mixer.lambdas.agents(s)[h].sigmoid()
+        want += key * agents * mixer.lambdas.actions(torch.cat([s, u]))[h].sigmoid()
     torch.testing.assert_close(got, want)
 
 
@@ -193,7 +196,7 @@ def test_fop_lambda_needs_two_layers_to_weigh_combinations():
         def logit(first, second, mixer=mixer):
             u = joint[:1, :1].clone()
             u[..., 0, :], u[..., 1, :] = torch.eye(A)[first], torch.eye(A)[second]
-            return mixer.lambda_actions(torch.cat([state[:1, :1], u.flatten(-2)], -1))
+            return mixer.lambdas.actions(torch.cat([state[:1, :1], u.flatten(-2)], -1))
 
         interaction = logit(0, 0) - logit(0, 1) - logit(1, 0) + logit(1, 1)
         assert (interaction.abs().max() < 1e-5) == additive
@@ -219,3 +222,57 @@ def test_attention_by_the_formula(spec, unit, sliced):
 def test_state_slice_needs_blocks():
     with pytest.raises(ValueError, match="no block per agent"):
         build("fop", SPEC, mixer_unit="state_slice")
+
+
+@pytest.mark.parametrize("keys", [{}, {"n_head": 10, "adv_hypernet_layers": 3}])
+def test_qplex_by_the_formula(keys):
+    """algorithms.md 1.9-5 agent by agent, with q̂_i and m̂_i as they stand there."""
+    mixer, (q, v, state, joint, obs) = build("qplex", **keys), inputs()
+    got, regulariser = mixer.joint(q, v, state, joint, obs)
+    lam = mixer.lambdas(state, joint)
+    for b, t in ((0, 0), (3, 2)):
+        want = 0.0
+        for i in range(N):
+            w, c = mixer.w(state[b, t])[i].abs() + 1e-10, mixer.c(state[b, t])[i]
+            q_hat, m_hat = w * q[b, t, i] + c, w * v[b, t, i] + c
+            want += q_hat + (q_hat - m_hat) * (lam[b, t, i] - 1)
+        torch.testing.assert_close(got[b, t], want)
+    assert (lam > 0).all() and not regulariser.any()
+
+
+def test_qplex_gradients():
+    """q_i, w and c learn through Σ q̂_i alone, λ through the frozen advantages alone, max_a q_i never."""
+    mixer, (q, v, state, joint, obs) = build("qplex"), inputs()
+    q.requires_grad_()
+    v.requires_grad_()
+    q_tot, _ = mixer.joint(q, v, state, joint, obs)
+    w = mixer.w(state).abs() + 1e-10
+    assert torch.autograd.grad(q_tot.sum(), v, retain_graph=True, allow_unused=True) == (None,)
+    torch.testing.assert_close(torch.autograd.grad(q_tot.sum(), q, retain_graph=True)[0], w)
+    frozen = (w * (q - v)).detach()
+    for part, through in (
+        (mixer.w, (w * q).sum()),
+        (mixer.c, mixer.c(state).sum()),
+        (mixer.lambdas, (frozen * mixer.lambdas(state, joint)).sum()),
+    ):
+        parameters = list(part.parameters())
+        got = torch.autograd.grad(q_tot.sum(), parameters, retain_graph=True)
+        want = torch.autograd.grad(through, parameters, retain_graph=True)
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_qplex_of_everybodys_best_is_their_sum():
+    """Where q_i = max_a q_i no advantage is left: Q_tot = Σ w_i q_i + c_i, whatever λ is."""
+    mixer, (q, _, state, joint, obs) = build("qplex"), inputs()
+    want = ((mixer.w(state).abs() + 1e-10) * q + mixer.c(state)).sum(-1)
+    torch.testing.assert_close(mixer.joint(q, q.clone(), state, joint, obs)[0], want)
+
+
+def test_qplex_sizes():
+    """The release's QPLEX for StarCraft on 2s3z: w, c, and four times one layer for key, agents and actions."""
+    spec = EnvSpec(actions=(ActionSpec(11),) * 5, obs_dims=(80,) * 5, state_dim=120, episode_limit=120)
+    mixer = MIXERS["qplex"](spec, MIXERS["qplex"].Config())
+    weights = 120 * 64 + 64 + 64 * 5 + 5
+    lambdas = 4 * (120 + 1) + 4 * (120 * 5 + 5) + 4 * ((120 + 55) * 5 + 5)
+    assert sum(p.numel() for p in mixer.parameters()) == 2 * weights + lambdas

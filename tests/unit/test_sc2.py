@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,18 @@ def test_every_map_has_the_sizes_of_smac(line: str) -> None:
 
 def test_all_23_maps_and_the_myopic_two() -> None:
     assert set(MAPS) == {line.split()[0] for line in lines()}
+
+
+def test_the_pages_table_of_maps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments" / "sc2.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {row[0]: row[1:] for row in rows if len(row) == 7 and row[0] in MAPS}
+    assert list(told) == list(MAPS)
+    for name, (agents, enemies, *numbers) in told.items():
+        m, size = MAPS[name], sizes(MAPS[name], Options())
+        assert [int(x) for x in numbers] == [m.limit, size.n_actions, size.obs, size.state]
+        teams = [", ".join(f"{n} {k.replace('_', ' ').title()}" for k, n in team) for team in (m.allies, m.enemies)]
+        assert [agents, agents if enemies == "the same" else enemies] == teams
 
 
 @pytest.mark.parametrize("name", MAPS)

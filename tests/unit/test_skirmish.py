@@ -88,6 +88,53 @@ def test_types_of_allies_and_enemies_are_numbered_in_opposite_order() -> None:
     assert state[35:65].view(5, 6)[:, 4:].tolist() == [[0, 1]] * 2 + [[1, 0]] * 3
 
 
+# of every group: how many, and its place in the one-hot code
+CODES = {
+    "MMM": ([(2, 0), (7, 1), (1, 2)], [(2, 0), (7, 1), (1, 2)]),
+    "MMM2": ([(2, 0), (7, 1), (1, 2)], [(3, 0), (8, 1), (1, 2)]),
+    "3s5z_vs_3s6z": ([(3, 0), (5, 1)], [(3, 1), (6, 0)]),
+    "1c3s5z": ([(1, 0), (3, 1), (5, 2)], [(1, 0), (3, 1), (5, 2)]),
+    "bane_vs_bane": ([(4, 0), (20, 1)], [(4, 0), (20, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_types_in_state_and_observations(name: str) -> None:
+    env = made(name)
+    n, u = env.spec.n_agents, env.battle.live["hp"].shape[1]
+    bits, shield = env.battle.map.bits, int(env.battle.map.races == "P/P")
+    place(env, *((10.0 + 0.1 * i, 16.0) for i in range(u)))
+    allies, enemies = ([code for count, code in team for _ in range(count)] for team in CODES[name])
+    state, obs = env._show().state[0], env._show().obs[0, 0]
+    ally, enemy = 4 + shield + bits, 3 + shield + bits
+    assert state[: n * ally].view(n, ally)[:, -bits:].argmax(-1).tolist() == allies
+    assert state[n * ally : n * ally + (u - n) * enemy].view(-1, enemy)[:, -bits:].argmax(-1).tolist() == enemies
+    width = 5 + shield + bits
+    assert obs[4 : 4 + (u - n) * width].view(-1, width)[:, -bits:].argmax(-1).tolist() == enemies
+    assert obs[4 + (u - n) * width : -1 - shield - bits].view(n - 1, width)[:, -bits:].argmax(-1).tolist() == allies[1:]
+    assert obs[-bits:].tolist() == [1] + [0] * (bits - 1)
+
+
+def test_shields_show_on_the_side_that_has_them() -> None:
+    env = made("2s_vs_1sc")
+    place(env, (10, 12), (13, 12), (10, 17))
+    env.battle.live["hp"][0, 2], env.battle.live["shield"][0, 1] = 75.0, 20.0
+    env.battle.refresh()
+    obs, state = env._show().obs[0, 0], env._show().state[0]
+    assert obs[4:9].tolist() == pytest.approx([1, 5 / 9, 0, 5 / 9, 75 / 300])
+    assert obs[9:15].tolist() == pytest.approx([1, 3 / 9, 3 / 9, 0, 1, 20 / 80])
+    assert obs[15:].tolist() == [1, 1]
+    assert state[10:13].tolist() == pytest.approx([75 / 300, -6 / 32, 1 / 32])
+    env = made("2m_vs_1z")
+    place(env, (10, 12), (13, 12), (10, 17))
+    env.battle.live["shield"][0, 2] = 20.0
+    env.battle.refresh()
+    obs, state = env._show().obs[0, 0], env._show().state[0]
+    assert obs[4:10].tolist() == pytest.approx([1, 5 / 9, 0, 5 / 9, 1, 20 / 50])
+    assert obs[10:].tolist() == pytest.approx([1, 3 / 9, 3 / 9, 0, 1, 1])
+    assert state[8:12].tolist() == pytest.approx([1, -6 / 32, 1 / 32, 20 / 50])
+
+
 def test_the_dead_see_nothing_and_can_do_nothing() -> None:
     env = made("2s3z")
     kill(env, 1, 6)
@@ -173,14 +220,39 @@ def test_state_of_marines() -> None:
     assert state[12:15].tolist() == pytest.approx([9 / 45, 4 / 32, -4 / 32])
 
 
-def test_cooldowns_are_divided_by_smacs_own_table() -> None:
-    env = made("2s3z")
-    env.battle.live["cooldown"][0, :5] = 11.0
-    env.battle.live["shield"][0, 0] = 20.0
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [
+        ("3m", [15] * 3),
+        ("2s3z", [35] * 2 + [22] * 3),
+        ("1c3s5z", [24] + [35] * 3 + [22] * 5),
+        ("MMM2", [25] * 2 + [15] * 7),
+        ("2c_vs_64zg", [24] * 2),
+        ("2s_vs_1sc", [35] * 2),
+        ("6h_vs_8z", [10] * 6),
+        ("bane_vs_bane", [1] * 4 + [11] * 20),
+    ],
+)
+def test_cooldowns_are_divided_by_smacs_own_table(name: str, scales: list[int]) -> None:
+    env = made(name)
+    assert env.spec.unit_dim
+    env.battle.live["cooldown"].fill_(11.0)
     env.battle.refresh()
-    allies = env._show().state[0, :35].view(5, 7)
-    assert allies[:, 1].tolist() == pytest.approx([11 / 35, 11 / 35, 11 / 22, 11 / 22, 11 / 22])
-    assert allies[0, 4] == pytest.approx(0.25)
+    allies = env._show().state[0, : env.spec.n_agents * env.spec.unit_dim].view(env.spec.n_agents, -1)
+    assert allies[: len(scales), 1].tolist() == pytest.approx([11 / scale for scale in scales])
+
+
+def test_shares_of_shields_and_energy() -> None:
+    env = made("1c3s5z")
+    env.battle.live["shield"][0, :9] = 15.0
+    env.battle.refresh()
+    assert env._show().state[0, :72].view(9, 8)[[0, 1, 4], 4].tolist() == pytest.approx([15 / 150, 15 / 80, 15 / 50])
+    env = made("MMM")
+    assert env._show().state[0, 9 * 7 + 1] == 50 / 200, "a fresh Medivac's energy"
+    env.battle.live["cooldown"].fill_(7.0)
+    env.battle.live["energy"][0, 9] = 120.0
+    env.battle.refresh()
+    assert env._show().state[0, 9 * 7 + 1].item() == pytest.approx(120 / 200), "no cooldown, though enemies' never show"
 
 
 def test_observations_instead_of_state() -> None:
@@ -201,6 +273,32 @@ def test_moves_look_one_cell_ahead() -> None:
     assert avail[2] == [True, True, False, True]
     place(env, (5, 22.9))
     assert env._show().avail[0, 0, 2], "23.9 is still in the last row"
+
+
+def test_the_cell_ahead_is_found_in_double_precision() -> None:
+    env = made("corridor")  # in its row 27 the wall ends at 17
+    just_below = 16 - 2.0**-20
+    assert torch.tensor(just_below) < 16
+    assert torch.tensor(just_below) + 1 == 17, "in single precision"
+    place(env, (just_below, 27.5), (16.1, 27.5))
+    assert env._show().avail[0, :2, 4].tolist() == [False, True]
+
+
+def test_medivacs_are_offered_agents_to_heal() -> None:
+    env = made("MMM2")  # agents: Marauders 0 and 1, Marines 2 to 8, Medivac 9
+    agents = [(2.0, 9.0 + u) for u in range(10)]
+    agents[0], agents[2], agents[3], agents[9] = (15, 16), (20, 22), (20, 22.1), (20, 16)
+    place(env, *agents, *((20.0, 15.0),) * 12)
+    env.battle.live["hp"][0, 2] = 1.0
+    env.battle.refresh()
+    shown = env._show()
+    assert shown.avail[0, 9, 6:].nonzero().flatten().tolist() == [0, 2], "in full health too; itself never; no enemy"
+    first = shown.obs[0, 9, 4 : 4 + 12 * 8].view(12, 8)[:, 0]
+    assert first.tolist() == [1, 0, 1] + [0] * 9, "the enemies' blocks begin with the heal actions of the same number"
+    assert shown.avail[0, 0, 6:].all(), "a Marauder is offered Medivacs, too"
+    env.battle.live["kind"][0, 0] = env.battle.live["kind"][0, 9]
+    kill(env, 2)
+    assert not env._show().avail[0, 9, 6:].any(), "neither the other Medivac nor the dead"
 
 
 def test_unavailable_action_is_refused_and_changes_nothing() -> None:
@@ -299,6 +397,33 @@ def test_both_dead_is_neither_win_nor_bonus() -> None:
     assert outcome.terminated.item()
     assert outcome.info["battle_won"].item() == 0
     assert outcome.reward.item() == pytest.approx(16 / 18.25), "both shots fell in the same loop"
+
+
+@pytest.mark.parametrize(
+    ("allies", "enemies", "end"),
+    [
+        ([9], range(10), -1),
+        ([0], [9], 1),
+        ([0], [2, 9], 0),
+        ([0], [2], 0),
+        ([0, 9], [], 1),
+        ([9], [9], -1),
+        ([9], [], -1),
+        ([], [9], -1),
+        ([], [], -1),
+    ],
+    ids=lambda x: "-".join(map(str, x)) or "none" if not isinstance(x, int) else ("defeat", "open", "win")[x + 1],
+)
+def test_medivacs_alone_hold_no_field(allies: list[int], enemies: list[int], end: int) -> None:
+    env = made("MMM", reward_defeat=-73.0, reward_win=500.0)
+    pacify(env)
+    kill(env, *(u for u in range(10) if u not in allies), *(10 + e for e in range(10) if e not in enemies))
+    place(env, *((2.0, 9.0 + u) for u in range(10)), *((30.0, 9.0 + u) for u in range(10)))
+    outcome = env.step(stop(env))
+    assert (outcome.terminated.item(), outcome.info["battle_won"].item()) == (end != 0, end == 1)
+    assert outcome.reward.item() == pytest.approx((-73, 0, 500)[end + 1] / ((1015 + 300) / 20))
+    assert not outcome.truncated.item()
+    assert outcome.info["dead_enemies"].item() == 10 - len(enemies)
 
 
 def test_enemy_shield_regeneration_pays_by_the_absolute_value() -> None:
@@ -540,7 +665,7 @@ def test_resetting_one_row_leaves_the_others() -> None:
 def test_picture() -> None:
     env = made("3m")
     place(env, (10.5, 16.5))
-    text = env.render(0).splitlines()
+    text = env.battle.picture(0).splitlines()
     assert len(text) == 1 + 32 + 2
     assert text[1 + 31 - 16][10] == "A"
     assert text[1] == "#" * 32

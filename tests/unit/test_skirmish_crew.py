@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from envs.sc2 import StarCraft2
-from envs.skirmish.crew import deal, n_slices, side_by_side
+from envs.skirmish.crew import deal, n_slices, side_by_side, spread
 
 
 @pytest.fixture(autouse=True)
@@ -94,19 +94,40 @@ def test_the_same_fault_is_told_whatever_the_number_of_threads() -> None:
             env.step(action)
 
 
-def test_a_step_that_is_not_shown_renews_the_masks_and_is_shown_later() -> None:
+def test_a_step_that_is_not_observed_renews_the_masks_and_is_shown_later() -> None:
     config = StarCraft2.Config(engine="skirmish", map_name="3m")
     seen, unseen = StarCraft2(config, 8, "cpu", 0), StarCraft2(config, 8, "cpu", 0)
     shown = seen.reset()
     unseen.reset()
     rng, live = torch.Generator().manual_seed(0), unseen.battle.live
-    for _ in range(30):
+    before = live["obs"].clone()
+    for t in range(30):
         action = torch.multinomial(shown.avail.flatten(0, 1).float(), 1, generator=rng).view(8, -1)
-        before = live["obs"].clone()
         shown = seen.step(action).next
-        unseen.battle.step_unseen(action)
+        unseen.battle.step(action, observe=False)
         assert torch.equal(live["avail"].bool(), shown.avail)
-        assert torch.equal(live["obs"], before)
-    unseen.battle._launch("show")
+        if t % 10 == 9:
+            again = torch.arange(8) < 3
+            shown = seen.reset(again)
+            unseen.battle.reset(again, observe=False)
+            assert torch.equal(live["avail"].bool(), shown.avail)
+    assert torch.equal(live["obs"], before)
+    unseen.battle.reset(torch.zeros(8, dtype=torch.bool))
     assert torch.equal(live["obs"], shown.obs)
     assert torch.equal(live["state"], shown.state)
+
+
+def test_copies_are_whole_and_on_their_own_whoever_makes_them() -> None:
+    for threads, battles in ((1, 2), (1, 300), (3, 2), (3, 300)):
+        torch.set_num_threads(threads)
+        env = StarCraft2(StarCraft2.Config(engine="skirmish", map_name="8m"), battles, "cpu", 0)
+        env.reset()
+        env.step(torch.ones(battles, 8, dtype=torch.long))
+        live = env.battle.live
+        assert spread([live["obs"]]) == (threads > 1 and battles > 2)
+        made = env.battle.copies("obs", "state", "avail", "visible")
+        for name, tensor in made.items():
+            assert torch.equal(tensor, live[name].to(tensor.dtype))
+            assert tensor.dtype in (torch.float32, torch.bool)
+            live[name].fill_(1)
+            assert not (tensor == 1).all()

@@ -40,6 +40,8 @@ STOCK = {
 """StarCraft II's numbers of the unit types."""
 RL = 1970
 """The number of a map's first own type; the agents' types follow one another."""
+COMPASS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1), (0.6, 0.8), (-0.8, 0.6)])
+"""Directions, of length 1."""
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"obs_last_action": True, "state_timestep_number": True},
@@ -197,23 +199,21 @@ def without_mates(env: StarCraft2, obs: np.ndarray) -> np.ndarray:
 
 
 def nudged(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    """Every number as it is, or the next smaller or larger one."""
+    """Most numbers as they are, some the next smaller or larger one."""
     x = x.astype(np.float32)
-    towards = np.stack([x, np.nextafter(x, np.float32(-99)), np.nextafter(x, np.float32(99))])
-    return np.take_along_axis(towards, rng.integers(0, 3, (1, *x.shape)), 0)[0]
+    below, above = np.nextafter(x, np.float32(-99)), np.nextafter(x, np.float32(99))
+    return rng.choice([1, 1, 1, 1, 0, 2], x.shape).choose([below, x, above])
 
 
 def places(rng: np.random.Generator, b: int, u: int, sight: float) -> np.ndarray:
-    """[b, u, 2]: anywhere, on and beside the cells' edges, around the map's border, and just at range of others."""
-    anywhere = rng.uniform(-0.9, 32.9, (b, u, 2))
+    """[b, u, 2]: anywhere, on the cells' edges, around the map's border, in a crowd, and just at range of others."""
     crowd = rng.uniform(4.0, 28.0, (b, 1, 2)) + rng.normal(0.0, 3.0, (b, u, 2))
-    edges = rng.integers(0, 33, (b, u, 2)) + rng.choice([0.0, 0.0, 0.5, 1e-3, -1e-3], (b, u, 2))
-    pos = np.where(rng.random((b, u, 1)) < 0.5, crowd, np.where(rng.random((b, u, 1)) < 0.5, anywhere, edges))
-    angle = rng.choice([0.0, np.arctan2(3, 4), np.arctan2(4, 3), np.pi / 2], (b, u)) + rng.integers(0, 4, (b, u))
-    angle = np.where(rng.random((b, u)) < 0.7, rng.integers(0, 4, (b, u)) * np.pi / 2, angle)
-    reach = rng.choice([6.0, sight], (b, u, 1)) * np.stack([np.cos(angle), np.sin(angle)], -1).round(7)
-    partner = np.take_along_axis(pos.round(1), rng.integers(0, u, (b, u, 1)), 1)
-    return nudged(rng, np.where(rng.random((b, u, 1)) < 0.4, partner + reach, pos))
+    anywhere = rng.uniform(-0.9, 32.9, (b, u, 2))
+    pos = rng.choice([0, 0, 1, 2], (b, u, 1)).choose([crowd, anywhere, rng.integers(0, 33, (b, u, 2))])
+    pos = np.where(rng.random((b, 1, 1)) < 0.5, pos, (8 * pos).round() / 8)  # exact at any range of one another
+    partner = np.take_along_axis(pos, rng.integers(0, u, (b, u, 1)), 1)
+    reach = rng.choice([6.0, sight], (b, u, 1)) * COMPASS[rng.integers(0, len(COMPASS), (b, u))]
+    return nudged(rng, np.where(rng.random((b, u, 1)) < 0.3, partner + reach, pos))
 
 
 def bodies(rng: np.random.Generator, full: np.ndarray, spared: np.ndarray) -> np.ndarray:

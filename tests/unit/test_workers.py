@@ -83,6 +83,8 @@ def test_true_end_individual_rewards_and_box() -> None:
     # Agent 0's box is its own; agent 1's unequal dimensions, 0..10 and -3..3, are stretched from -1..1.
     outcome = env.step(torch.tensor([[[1.5, 0.5], [0.5, -1.0]]]))
     assert outcome.reward.tolist() == [[2.0, 7.5 - 3]]
+    with pytest.raises(ValueError, match=r"row 0, agent 1: action \[0.0, 1.5\] is not in its box"):
+        env.step(torch.tensor([[[1.5, 0.5], [0.0, 1.5]]]))
     env.step(torch.zeros(1, 2, 2))
     outcome = env.step(torch.zeros(1, 2, 2))
     assert outcome.terminated.tolist() == [True] and outcome.truncated.tolist() == [False]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from core.specs import ActionSpec
 
 
 def _signed(x: int) -> int:
@@ -52,8 +55,9 @@ class Clock:
         """
         self.t = self.t + self.running
         terminated = self.running & over
-        truncated = self.running & ~over & (self.t >= self.limit)
-        self.running = self.running & ~terminated & ~truncated
+        going_on = self.running ^ terminated
+        truncated = going_on & (self.t >= self.limit)
+        self.running = going_on ^ truncated
         return terminated, truncated
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -113,3 +117,47 @@ def refuse_unavailable(
         row, agent = bad.nonzero()[0].tolist()
         raise ValueError(f"row {row}, agent {agent}: action {int(action[row, agent])} is not available")
     return action
+
+
+def refuse_unknown(action: Int[Tensor, "b n"], n_actions: int, running: Bool[Tensor, " b"]) -> Int[Tensor, "b n"]:
+    """``refuse_unavailable`` where all of ``n_actions`` are available to everybody, for the price of one look.
+
+    Raises:
+        ValueError: a running row's action is none of them; names the first row and agent.
+    """
+    low, high = action.aminmax()
+    if int(low) >= 0 and int(high) < n_actions:
+        return action
+    avail = torch.ones(*action.shape, n_actions, dtype=torch.bool, device=action.device)
+    return refuse_unavailable(action, avail, running)
+
+
+class Box:
+    """The agents' boxes side by side, and the check that actions lie in them."""
+
+    def __init__(self, actions: Sequence[ActionSpec], device: torch.device | str) -> None:
+        """``actions``: one box per agent; dimensions that an agent lacks are padding, where anything goes."""
+        d = max(action.n for action in actions)
+        inside = torch.arange(d) < torch.tensor([action.n for action in actions])[:, None]
+        low, high = (torch.tensor([getattr(a, k) for a in actions])[:, None] for k in ("low", "high"))
+        self.low = torch.where(inside, low, -torch.inf).to(device)
+        self.high = torch.where(inside, high, torch.inf).to(device)
+        self.slack = torch.where(inside, 1e-5 * (high - low), 0).to(device)
+
+    def admit(self, action: Float[Tensor, "b n d"], running: Bool[Tensor, " b"]) -> Float[Tensor, "b n d"]:
+        """``action`` without rounding errors beyond the edge, and finite in the rows that have ended.
+
+        Raises:
+            ValueError: a running row's action is outside, or nan; names the first row and agent.
+        """
+        if bool(((action >= self.low) & (action <= self.high)).all()):
+            return action
+        near = (action >= self.low - self.slack) & (action <= self.high + self.slack)
+        bad = ~near.all(-1) & running[:, None]
+        if bool(bad.any()):
+            row, agent = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"row {row}, agent {agent}: action {action[row, agent].tolist()} is not in its box, "
+                f"from {self.low[agent].tolist()} to {self.high[agent].tolist()}"
+            )
+        return torch.where(running[:, None, None], action, 0).clamp(self.low, self.high)

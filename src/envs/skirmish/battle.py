@@ -55,19 +55,19 @@ class Rules:
     """Shields recover when they have not been hit for this long."""
     shield_rate: float = 2.0 / LOOPS_PER_SECOND
     """Shield points per loop."""
-    sweeps: int = 2
+    sweeps: int = 1
     """Rounds of pushing overlapping units apart per loop."""
-    idle_weight: float = 0.4
+    idle_weight: float = 0.2
     """How readily an idle unit is pushed, against 1 for a walking one."""
-    fighting_weight: float = 0.05
+    fighting_weight: float = 0.4
     """The same for one that stands and fights."""
-    contact: float = 0.35
+    contact: float = 0.7
     """Cosine of the angle between heading and neighbour below which a walker passes."""
-    side_memory: int = 32
+    side_memory: int = 4
     """Loops for which a walker that was blocked keeps to the side that it chose."""
-    stuck_below: float = 0.5
+    stuck_below: float = 0.7
     """A walker that got less than this share of its way is in the others' way."""
-    splash_edges: int = 1
+    splash_edges: int = 0
     """1: explosions and beams hit whose edge they touch; 0: whose centre."""
     patient_range: float = 6.0
     """Enemy healers look for patients within this range."""
@@ -76,7 +76,7 @@ class Rules:
     heal_cost: float = 0.33
     """Energy per health point."""
     duel: int = 0
-    """1: the agents are led like enemies, whatever their actions, from mirrored places, and the teams meet half way,
+    """1: the agents are led like enemies, whatever their actions; the teams start as mirror images and meet half way,
     which must be a fair fight; for tests."""
 
 
@@ -153,46 +153,44 @@ class Skirmish:
 
     # ------------------------------------------------------------ playing
 
-    def reset(self, which: Bool[Tensor, " b"] | None = None) -> None:
-        """New battles in the rows of ``which`` (None: all)."""
+    def reset(self, which: Bool[Tensor, " b"] | None = None, *, observe: bool = True) -> None:
+        """New battles in the rows of ``which`` (None: all). For ``observe`` see ``step``."""
         if which is None:
             self._which.fill_(1)
         else:
             self._which.copy_(which)
-        self._launch("start", "show")
+        self._launch("start", "show" if observe else "offer")
 
-    def step(self, action: Int[Tensor, "b n"]) -> None:
+    def step(self, action: Int[Tensor, "b n"], *, observe: bool = True) -> None:
         """One agent step of every running battle.
+
+        Without ``observe`` only the masks are renewed of all that is shown, and the next call with it shows the rest.
 
         Raises:
             ValueError: an action of a running battle is not available; nothing has changed then.
         """
-        self._obey(action)
-        self._launch("play", "show")
-
-    def step_unseen(self, action: Int[Tensor, "b n"]) -> None:
-        """``step``, but of what is shown only the masks are renewed; the next ``step`` or ``refresh`` shows the rest.
-
-        Raises:
-            ValueError: as ``step``.
-        """
-        self._obey(action)
-        self._launch("play", "offer")
-
-    def _obey(self, action: Int[Tensor, "b n"]) -> None:
-        """Takes over the actions, if all of them are available."""
         self._action.copy_(action)
         self._launch("check", slices=1)  # which of two faults is told must not depend on threads
         if fault := int(self.live["fault"][0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
+        self._launch("play", "show" if observe else "offer")
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
         action = int(self._action[row, agent])
         available = self.live["avail"][row, agent].nonzero().flatten().tolist()
         return f"row {row}, agent {agent}: action {action} is not available; available are {available}"
+
+    def copies(self, *names: str) -> dict[str, Tensor]:
+        """What the kernels wrote, by its names in ``live``, in new tensors; flags as truth values."""
+        shown = {name: as_shown(self.live[name]) for name in names}
+        if self.device.type == "cuda" or not crew.spread(shown.values()):
+            return {name: tensor.clone() for name, tensor in shown.items()}
+        new = {name: torch.empty_like(tensor) for name, tensor in shown.items()}
+        crew.copy([(new[name].numpy(), tensor.numpy()) for name, tensor in shown.items()])
+        return new
 
     # ------------------------------------------------------------ state
 
@@ -241,12 +239,7 @@ class Skirmish:
         if slices not in self._commands:
             self._commands[slices] = self._record(slices)
         stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
-
-        def run(commands: dict[str, Any]) -> None:
-            for name in names:
-                commands[name].launch(stream=stream)
-
-        crew.side_by_side([partial(run, commands) for commands in self._commands[slices]])
+        crew.side_by_side([partial(_launch_all, [c[name] for name in names], stream) for c in self._commands[slices]])
 
     def _record(self, slices: int) -> list[dict[str, Any]]:
         """Every kernel with its arguments bound once, for each slice of the rows."""
@@ -377,6 +370,17 @@ class Skirmish:
         if o.use_unit_ranges:
             return {"sight": kind.sight, "shoot": max(kind.shoot, o.min_attack_range)}
         return {"sight": o.sight_range, "shoot": SHOOT_RANGE}
+
+
+def as_shown(tensor: Tensor) -> Tensor:
+    """Bytes that are 0 or 1 as truth values, on the same memory."""
+    return tensor.view(torch.bool) if tensor.dtype == torch.uint8 else tensor
+
+
+def _launch_all(commands: list[Any], stream: Any) -> None:
+    """Launches recorded kernels, one after the other."""
+    for command in commands:
+        command.launch(stream=stream)
 
 
 def in_loops(kind: UnitKind) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from core.picture import Frame, Stage
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.skirmish.maps import BattleMap
@@ -156,13 +157,9 @@ class SkirmishEnv(BatchedEnv):
 
     def _show(self) -> TimeStep:
         """Copies of what the kernels wrote."""
-        live = self.battle.live
-        return TimeStep(
-            obs=live["obs"].clone(),
-            state=live["state"].clone(),
-            avail=live["avail"].bool(),
-            extras={"visible": live["visible"].bool()},
-        )
+        shown = self.battle.copies("obs", "state", "avail", "visible")
+        visible = {"visible": shown.pop("visible")}
+        return TimeStep(**shown, extras=visible)
 
     def seed_rows(self, seed: int) -> None:
         """Restarts every row's generator; running battles go on as they are."""
@@ -171,10 +168,6 @@ class SkirmishEnv(BatchedEnv):
     def label(self) -> str:
         """Environment, engine and map, for instance ``sc2-skirmish/corridor``."""
         return f"{super().label()}-{self.cfg.engine}/{self.battle.map.name}"
-
-    def render(self, row: int) -> str:
-        """The battlefield of one row as text."""
-        return self.battle.picture(row)
 
     def get_stats(self) -> dict[str, int | float]:
         """Upstream's counts of battles, of all rows since the beginning (of the run, where it was resumed)."""
@@ -208,6 +201,18 @@ class SkirmishEnv(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.battle.load_state_dict(state)
+
+    def stage(self, row: int) -> Stage:
+        """The map and its units."""
+        from envs.skirmish import view
+
+        return view.stage(self.battle, row)
+
+    def frame(self, row: int) -> Frame:
+        """The units now. ``battle.picture(row)`` is the same as text."""
+        from envs.skirmish import view
+
+        return view.frame(self.battle, row)
 
 
 def missing_for_starcraft2(package: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Centralised critics."""
+"""Centralised critics: values of joint actions, for training only."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from core.specs import EpisodeBatch
+from rl.masked import taken
 
 
 class Mixer(nn.Module):
@@ -27,10 +31,23 @@ class Mixer(nn.Module):
 
         Args:
             q: Q_i of the actions ``joint``.
-            v: values V_i of the agents' policies.
+            v: values V_i of the agents' policies: soft ones, or the largest Q_i where the policies are greedy.
             state: s.
             joint: u, the actions as one-hots.
             obs: the agents' observations.
         """
         q_tot = self(q, state)
         return q_tot, q_tot.new_zeros(q_tot.shape)
+
+
+def mix_locals(
+    mixer: Mixer,
+    batch: EpisodeBatch,
+    q: Float[Tensor, "b t n a"],
+    v: Float[Tensor, "b t n"],
+    action: Int[Tensor, "b t n"],
+) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Q_jt of a joint action at the first t states, and what the mixer adds to the loss."""
+    steps = slice(0, action.shape[1])
+    joint = one_hot(action, q.shape[-1]).float()
+    return mixer.joint(taken(q, action), v, batch.state[:, steps], joint, batch.obs[:, steps])

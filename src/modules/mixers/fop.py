@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from core.registry import MIXERS
 from core.specs import EnvSpec
-from modules.layers import heads, mlp
+from modules.layers import JointWeights, heads, mlp
 from modules.mixers.base import Mixer
 
 ATTENTION_HIDDEN = 64
@@ -63,9 +61,7 @@ class FOPMixer(Mixer):
             raise ValueError("mixer_unit 'state_slice': this environment's state has no block per agent; use 'obs'")
         self.n_agents, self.unit_dim, self.cfg = n, None if cfg.mixer_unit == "obs" else spec.unit_dim, cfg
         self.c = mlp(s, e, 1)
-        extract = partial(heads, k, layers=cfg.adv_hypernet_layers, hidden_dim=cfg.adv_hypernet_embed)
-        self.lambda_key, self.lambda_agents = extract(s, 1), extract(s, n)
-        self.lambda_actions = extract(s + n * spec.n_actions, n)
+        self.lambdas = JointWeights(spec, k, cfg.adv_hypernet_layers, cfg.adv_hypernet_embed)
         if cfg.mixer_weights == "attention":
             self.query = heads(k, s, e, layers=2, hidden_dim=ATTENTION_HIDDEN, bias=False)
             self.key = heads(k, self.unit_dim or spec.obs_dim, e, layers=1, bias=False)
@@ -83,12 +79,6 @@ class FOPMixer(Mixer):
         advantage = (w * (q - v)).detach()
         q_jt = (w * q).sum(-1) + self.c(state).squeeze(-1) + (advantage * (self.lambdas(state, joint) - 1)).sum(-1)
         return q_jt, regulariser
-
-    def lambdas(self, state: Float[Tensor, "b t s"], joint: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n"]:
-        r"""QPLEX's :math:`\lambda_i = \sum_h (|key_h(s)| + 10^{-10})\,\sigma(agents_h(s))_i\,\sigma(act_h(s,u))_i`."""
-        key = self.lambda_key(state).abs() + 1e-10
-        actions = self.lambda_actions(torch.cat([state, joint.flatten(-2)], dim=-1))
-        return (key * self.lambda_agents(state).sigmoid() * actions.sigmoid()).sum(-2)
 
     def weights(
         self, state: Float[Tensor, "b t s"], obs: Float[Tensor, "b t n o"]

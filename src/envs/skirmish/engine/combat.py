@@ -45,12 +45,13 @@ def nearest_foe(s: Scene, b: Battle, i: int, u: int) -> int:
     first = wp.where(u < s.n_agents, s.n_agents, 0)
     last = wp.where(u < s.n_agents, s.n_units, s.n_agents)
     for v in range(first, last):
-        if b.hp[i, v] > 0.0:
-            d = wp.length(b.pos[i, u] - b.pos[i, v]) - s.kind[b.kind[i, v]].radius
-            if d < least:
-                if can_hit(s, b, i, u, v):
-                    least = d
-                    best = v
+        if b.hp[i, v] <= 0.0:
+            continue
+        d = wp.length(b.pos[i, u] - b.pos[i, v]) - s.kind[b.kind[i, v]].radius
+        if d < least:
+            if can_hit(s, b, i, u, v):
+                least = d
+                best = v
     return best
 
 
@@ -81,8 +82,18 @@ def acquire(s: Scene, b: Battle, i: int, u: int):
 
 @no_type_check
 @wp.func
+def is_patient(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
+    """Whether the healer ``u`` of the enemy may choose ``v``."""
+    return needs_healing(s, b, i, v) and gap(s, b, i, u, v) <= s.patient_range
+
+
+@no_type_check
+@wp.func
 def acquire_patient(s: Scene, b: Battle, i: int, u: int):
-    """An enemy healer's choice: keep a patient; else the mate close by with the lowest share of its health."""
+    """An enemy healer's choice: keep a patient; else the mate close by with the lowest share of its health.
+
+    Of several with the same share the nearest.
+    """
     old = b.target[i, u]
     if old >= 0:
         if needs_healing(s, b, i, old):
@@ -91,15 +102,17 @@ def acquire_patient(s: Scene, b: Battle, i: int, u: int):
     if b.energy[i, u] < s.heal_from:
         return
     least = float(1.0)
+    near = float(NEVER)
     first = wp.where(u < s.n_agents, 0, s.n_agents)
     last = wp.where(u < s.n_agents, s.n_agents, s.n_units)
     for v in range(first, last):
-        if needs_healing(s, b, i, v):
+        if is_patient(s, b, i, u, v):
             share = b.hp[i, v] / s.kind[b.kind[i, v]].hp
-            if share < least:
-                if gap(s, b, i, u, v) <= s.patient_range:
-                    least = share
-                    b.target[i, u] = v
+            d = gap(s, b, i, u, v)
+            if share < least or (share == least and d < near):
+                least = share
+                near = d
+                b.target[i, u] = v
 
 
 @no_type_check
@@ -343,7 +356,9 @@ def give_health(s: Scene, b: Battle, i: int, u: int):
     """The healer ``u`` heals its patient, if both have lived through this loop's hits."""
     v = b.shot[i, u]
     k = b.kind[i, u]
-    if v < 0 or s.kind[k].healing <= 0.0 or b.hp[i, u] <= 0.0 or b.hp[i, v] <= 0.0:
+    if v < 0 or s.kind[k].healing <= 0.0 or b.hp[i, u] <= 0.0:
+        return
+    if b.hp[i, v] <= 0.0:
         return
     given = wp.min(s.kind[k].healing, s.kind[b.kind[i, v]].hp - b.hp[i, v])
     given = wp.min(given, b.energy[i, u] / s.heal_cost)
@@ -361,15 +376,15 @@ def sweep(s: Scene, b: Battle, i: int, u: int):
     first = wp.where(u < s.n_agents, s.n_agents, 0)
     last = wp.where(u < s.n_agents, s.n_units, s.n_agents)
     for v in range(first, last):
-        if b.hp[i, v] > 0.0 and v != b.pending_target[i, u]:
-            if can_hit(s, b, i, u, v):
-                off = b.pos[i, v] - b.pending_at[i, u]
-                along = wp.dot(off, across)
-                along = along - wp.clamp(along, -s.kind[k].beam, s.kind[k].beam)
-                deep = wp.dot(off, way)
-                room = s.kind[k].beam_width + float(s.splash_edges) * s.kind[b.kind[i, v]].radius
-                if along * along + deep * deep <= room * room:
-                    hurt_often(s, b, i, u, v)
+        if b.hp[i, v] <= 0.0 or v == b.pending_target[i, u] or not can_hit(s, b, i, u, v):
+            continue
+        off = b.pos[i, v] - b.pending_at[i, u]
+        along = wp.dot(off, across)
+        along = along - wp.clamp(along, -s.kind[k].beam, s.kind[k].beam)
+        deep = wp.dot(off, way)
+        room = s.kind[k].beam_width + float(s.splash_edges) * s.kind[b.kind[i, v]].radius
+        if along * along + deep * deep <= room * room:
+            hurt_often(s, b, i, u, v)
 
 
 @no_type_check
@@ -378,8 +393,8 @@ def land(s: Scene, b: Battle, i: int, u: int):
     """An attack's further effect, when its time has come: a second blow, a missile, a beam's sweep."""
     if b.pending[i, u] < 0.0:
         return
-    b.pending[i, u] = b.pending[i, u] - 1.0
     if b.pending[i, u] > 0.0:
+        b.pending[i, u] = wp.max(b.pending[i, u] - 1.0, 0.0)
         return
     b.pending[i, u] = -1.0
     k = b.kind[i, u]
@@ -401,11 +416,10 @@ def explode(s: Scene, b: Battle, i: int, u: int):
     first = wp.where(u < s.n_agents, s.n_agents, 0)
     last = wp.where(u < s.n_agents, s.n_units, s.n_agents)
     for v in range(first, last):
-        if b.hp[i, v] > 0.0:
-            room = burst + float(s.splash_edges) * s.kind[b.kind[i, v]].radius
-            if wp.length(b.pos[i, v] - b.pos[i, u]) <= room:
-                if can_hit(s, b, i, u, v):
-                    hurt(s, b, i, u, v)
+        room = burst + float(s.splash_edges) * s.kind[b.kind[i, v]].radius
+        if b.hp[i, v] > 0.0 and wp.length(b.pos[i, v] - b.pos[i, u]) <= room:
+            if can_hit(s, b, i, u, v):
+                hurt(s, b, i, u, v)
 
 
 @no_type_check
@@ -416,10 +430,11 @@ def bury(s: Scene, b: Battle, i: int):
     while more:
         more = bool(False)
         for u in range(s.n_units):
-            if b.hp[i, u] <= 0.0 and b.stance[i, u] != DEAD:
-                b.hp[i, u] = 0.0
-                b.shield[i, u] = 0.0
-                b.stance[i, u] = DEAD
-                if s.kind[b.kind[i, u]].burst > 0.0:
-                    explode(s, b, i, u)
-                    more = bool(True)
+            if b.hp[i, u] > 0.0 or b.stance[i, u] == DEAD:
+                continue
+            b.hp[i, u] = 0.0
+            b.shield[i, u] = 0.0
+            b.stance[i, u] = DEAD
+            if s.kind[b.kind[i, u]].burst > 0.0:
+                explode(s, b, i, u)
+                more = bool(True)

@@ -1,0 +1,144 @@
+"""DOP: decomposed off-policy policy gradients, discrete actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from controllers.base import Controller
+from core.config import Settings
+from core.registry import LEARNERS
+from core.specs import EnvSpec, EpisodeBatch
+from learners.base import Learner, Metrics
+from memory.replay import Replay
+from modules.critics.base import build_critic
+from modules.critics.policy import PolicyCritic
+from modules.target import Target
+from rl.masked import draw, masked_mean, taken
+from rl.returns import td_lambda, tree_backup
+
+
+@LEARNERS.register
+class DOP(Learner):
+    """Wang et al., "DOP: Off-Policy Multi-Agent Decomposed Policy Gradients", ICLR 2021, the stochastic form.
+
+    Symbols: π_i policy, π̄_i the same with the exploration's floor, Q_tot = Σ_i k_i(s) Q_i(s, a_i) + b(s) the critic,
+    κ the share of off-policy data in its loss. The critic learns from the newest episodes by TD(λ) and from the whole
+    replay by the decomposed multi-agent tree backup; the policies learn from the newest episodes.
+
+    Differences (algorithms.md section 3 and A1 to A5, A10): b(s) is there, as in the paper's equations and not in the
+    release; κ is explicit, where the release lets the batches' sizes decide (``kappa: null``); the critic learns
+    before the policies, as in the release; targets and gradients use π̄, which acts; the true newest episodes are
+    taken (T-21); the action of an episode's last state, which nobody took, is drawn from π̄.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Learner.Config):
+        """Keys of DOP."""
+
+        critic: str = "decomposed"
+        """The form of Q_tot; ``joint`` is the regular critic of appendix G."""
+        mixer: str | None = "dop"
+        """How a decomposed critic mixes; null for the joint one."""
+        critic_lr: float = 1e-4
+        """Learning rate of critic and mixer."""
+        on_policy_size: int = 32
+        """Newest episodes that count as on-policy."""
+        on_policy_batch: int = 16
+        """Of them, episodes per update."""
+        kappa: float | None = 0.5
+        """Share of the off-policy loss; null: every step of both batches counts the same."""
+        td_lambda: float = 0.8
+        """λ of the on-policy targets."""
+        tb_lambda: float = 0.93
+        """λ of the tree backup."""
+        tb_steps: int = 5
+        """Its length k."""
+        critic_mode: Literal["sequence", "batch"] = "sequence"
+        """A gradient step for every time step, forwards, as in the release; or one for all of them."""
+        target_update_interval: int = 600
+        """Gradient steps of the critic between two copies into its target."""
+
+    def __init__(
+        self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
+    ) -> None:
+        super().__init__(spec, controller, cfg, settings, rng)
+        self.critic = build_critic(settings, PolicyCritic, spec, settings.build("mixer", spec))
+        self.target = Target(self.critic, cfg.target_update_interval)
+        self.optimise("policy", controller, lr=cfg.lr)
+        self.optimise("critic", self.critic, lr=cfg.critic_lr)
+
+    def ready(self, replay: Replay) -> bool:
+        """Whether both sources of data have a batch."""
+        return super().ready(replay) and len(replay) >= self.cfg.on_policy_batch
+
+    def update(self, replay: Replay, t_env: int) -> Metrics:
+        """The critic's steps on both sources of data, then one of the policies on the newest episodes."""
+        cfg = self.cfg
+        on, off = replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size), replay.uniform(cfg.batch_size)
+        y_on, y_off = self.on_policy_target(on, t_env), self.off_policy_target(off, t_env)
+        losses = (self.critic_loss(on, y_on, off, y_off, at) for at in self.critic_steps(on, off))
+        metrics = self.descend_each("critic", losses, self.target)
+        newest = replay.latest(cfg.on_policy_batch)
+        metrics |= self.descend("policy", self.policy_loss(newest, t_env))
+        return metrics | {"target_on_mean": masked_mean(y_on, on.mask), "target_off_mean": masked_mean(y_off, off.mask)}
+
+    def critic_steps(self, on: EpisodeBatch, off: EpisodeBatch) -> Iterator[slice]:
+        """The time steps of each gradient step: forwards one by one, as in the release, or all at once."""
+        steps = max(on.action.shape[1], off.action.shape[1])
+        if self.cfg.critic_mode == "batch":
+            return iter([slice(0, steps)])
+        return (slice(t, t + 1) for t in range(steps))
+
+    @torch.no_grad()
+    def pi(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b states n a"]:
+        """π̄ at every state."""
+        return self.controller.behaviour(self.controller.unroll(batch), batch.avail, t_env)
+
+    @torch.no_grad()
+    def on_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
+        """y^On: TD(λ) of Q'_tot(s_t, a_t)."""
+        drawn = draw(self.pi(batch, t_env), self.rng)
+        value = self.target.slow.q_tot(batch.state, batch.obs, batch.completed(drawn))
+        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
+
+    @torch.no_grad()
+    def off_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
+        """y^TB: the decomposed multi-agent tree backup of Q'_tot with the current policies (Eq. 8, 9)."""
+        pi, slow, cfg = self.pi(batch, t_env), self.target.slow, self.cfg
+        q = slow.q_tot(batch.state[:, :-1], batch.obs[:, :-1], batch.action)
+        expected = slow.expected(batch.state, batch.obs, pi, self.rng)
+        joint = taken(pi[:, :-1], batch.action).prod(-1)
+        return tree_backup(
+            batch.reward, batch.terminated, batch.mask, q, expected, joint, cfg.gamma, cfg.tb_lambda, cfg.tb_steps
+        )
+
+    def critic_loss(
+        self, on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor, at: slice
+    ) -> Float[Tensor, ""]:
+        """κ E_off[(Q_tot - y^TB)²] + (1-κ) E_on[(Q_tot - y^On)²] (Eq. 7) at the steps ``at``."""
+        on_loss, n_on = self.squared_error(on, y_on, at)
+        off_loss, n_off = self.squared_error(off, y_off, at)
+        kappa = n_off / (n_on + n_off).clamp(min=1) if self.cfg.kappa is None else self.cfg.kappa
+        return kappa * off_loss + (1 - kappa) * on_loss
+
+    def squared_error(self, batch: EpisodeBatch, y: Tensor, at: slice) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean of (Q_tot(s, a) - y)² over the real steps among ``at``, and their number."""
+        action, mask = batch.action[:, at], batch.mask[:, at]
+        if not action.shape[1]:  # the other batch has longer episodes
+            return y.new_zeros(()), y.new_zeros(())
+        q_tot = self.critic.q_tot(batch.state[:, :-1][:, at], batch.obs[:, :-1][:, at], action)
+        return masked_mean((q_tot - y[:, at]).square(), mask), mask.sum()
+
+    def policy_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
+        """-E[Σ_i k_i(s) A_i log π̄_i(a_i)] (Eq. 10), A_i local advantages of the current critic; mean over agents."""
+        avail = batch.avail[:, :-1]
+        pi = self.controller.behaviour(self.controller.unroll(batch)[:, :-1], avail, t_env)
+        with torch.no_grad():
+            advantage = self.critic.advantage(batch.state[:, :-1], batch.obs[:, :-1], batch.action, pi, avail, self.rng)
+        return masked_mean(-advantage * taken(pi, batch.action).clamp(min=1e-10).log(), batch.mask)

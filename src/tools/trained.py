@@ -1,0 +1,33 @@
+"""What a run has learnt, loaded to be watched or tested, not to be trained further."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core import checkpoint
+from core.config import ConfigError, Settings
+from run import Session, build
+
+if TYPE_CHECKING:
+    from tracking.folder import RunFolder
+
+
+def load(settings: Settings, folder: RunFolder) -> Session:
+    """A session with the policy of the run's checkpoint.
+
+    Raises:
+        ConfigError: there is no usable checkpoint, or the run cannot be built here.
+    """
+    if not folder.checkpoint.exists():
+        raise ConfigError([f"{folder.path.name} has no checkpoint yet: nothing has been learnt (resume it first)"])
+    try:
+        state = checkpoint.load(folder.checkpoint)
+    except checkpoint.CheckpointError as error:
+        raise ConfigError([str(error)]) from error
+    session = build(settings)
+    try:
+        session.load_policy(state["session"])
+    except BaseException:
+        session.close()
+        raise
+    return session
