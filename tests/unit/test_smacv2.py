@@ -661,7 +661,11 @@ def test_who_cannot_hit_the_closest_agent_waits_for_another() -> None:
 
 
 def test_enemy_healers_get_no_order() -> None:
-    env = hunters(("marine", 2, 2), ("medivac", 30, 30), ("marine", 28, 4), agents=1, steps=3)
+    env = hunters(("marine", 2, 2), ("medivac", 30, 30), ("marine", 28, 4), agents=1, steps=0)
+    env.battle.live["hp"][0, 0] = 20.0  # flesh and blood, and hurt, but not of their team
+    for _ in range(3):
+        env.step(stop(env))
+    assert env.battle.live["target"][0].tolist() == [-1, -1, 0]
     assert env.battle.live["pos"][0, 1].tolist() == [30, 30]
     assert env.battle.live["pos"][0, 2].tolist() != [28, 4]
 

@@ -59,13 +59,13 @@ class Rules:
     """Rounds of pushing overlapping units apart per loop."""
     idle_weight: float = 0.2
     """How readily an idle unit is pushed, against 1 for a walking one."""
-    fighting_weight: float = 0.2
+    fighting_weight: float = 0.4
     """The same for one that stands and fights."""
     contact: float = 0.7
     """Cosine of the angle between heading and neighbour below which a walker passes."""
     side_memory: int = 4
     """Loops for which a walker that was blocked keeps to the side that it chose."""
-    stuck_below: float = 0.5
+    stuck_below: float = 0.7
     """A walker that got less than this share of its way is in the others' way."""
     splash_edges: int = 0
     """1: explosions and beams hit whose edge they touch; 0: whose centre."""
