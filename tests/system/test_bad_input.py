@@ -59,7 +59,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*QMIX, "with", "device=gpu"], ["'device'", "one of 'auto', 'cpu', 'cuda', not 'gpu'"]),
     ([*QMIX, "with", "mixer=qmx"], ["unknown mixer 'qmx'. Did you mean 'qmix'?"]),
     ([*QMIX, "with", "mac=policy_mac"], ["'mac' is 'policy_mac'", "basic_mac"]),
-    ([*QMIX, "with", "mixer=vdn", "mixing_embed_dim=8"], ["'mixing_embed_dim'", "mixer 'qmix'", "not selected"]),
+    ([*QMIX, "with", "mixer=vdn", "mixing_embed_dim=8"], ["'mixing_embed_dim'", "mixer 'fop'", "not selected"]),
     ([*QMIX, "with", "preset=penalty"], ["'preset'", "env_args.preset"]),
     ([*QMIX, "with", "env_args.prest=penalty"], ["'env_args.prest'", "Did you mean 'preset'?"]),
     ([*QMIX, "with", "env_args.preset=nonsense"], ["preset", "nonsense"]),
