@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: torch's threads must not spin on the battles' cores
+
 import numpy
 import psutil
 import torch

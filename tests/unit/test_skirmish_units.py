@@ -675,6 +675,16 @@ def test_nobody_pushes_or_moves_a_spine_crawler() -> None:
     assert arena.place(arena.them[0]) == (16.0, 16.0)
 
 
+@pytest.mark.parametrize("terrain", ["field", "octagon"])
+def test_who_is_walled_in_by_units_stays_where_it_is(terrain: str) -> None:
+    ring = [(16.3 + 0.8 * math.cos(k * math.pi / 3), 16.3 + 0.8 * math.sin(k * math.pi / 3)) for k in range(6)]
+    arena = Arena("zealot", (("zealot", 6),), (16.3, 16.3), *ring, terrain=terrain)
+    arena.live["cooldown"][0, arena.them] = 1e6
+    arena.live["target"][0, arena.them] = 0
+    arena.run(10, EAST)
+    assert arena.place(0) == pytest.approx((16.3, 16.3), abs=0.02)
+
+
 # ---------------------------------------------------------------- regeneration
 
 
@@ -714,9 +724,29 @@ def stand(battle: Skirmish) -> Tensor:
     return (battle.live["hp"][:, : battle.map.n_agents] > 0).long()
 
 
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [  # of every unit in turn: allies, then enemies
+        ("bane_vs_bane", [(16, 8)] * 4 + [(16, 11)] * 20 + [(16, 24)] * 4 + [(16, 21)] * 20),
+        ("2m_vs_1z", [(13, 12), (19, 12), (16, 19)]),
+        ("2s_vs_1sc", [(11.12, 10.34), (16.98, 10.37), (13.92, 20.04)]),
+        ("2c_vs_64zg", [(16, 16)] * 2 + [(16, 9)] * 64),
+        ("6h_vs_8z", [(14.6, 9.49)] * 6 + [(14.41, 16.76)] * 8),
+    ],
+)
+def test_teams_appear_around_their_points(name: str, points: list[Place]) -> None:
+    battle = Skirmish(MAPS[name], Options(), 1, torch.device("cpu"), 3)
+    battle.reset()
+    away = (battle.live["pos"][0] - torch.tensor(points)).norm(dim=-1)
+    crowd = {"2m_vs_1z": 0.08, "2s_vs_1sc": 0.08, "2c_vs_64zg": 6.0}.get(name, 2.6)  # the first ones only jitter
+    assert away.max() < crowd
+
+
 def test_zerglings_come_round_both_ramps_and_up_to_the_colossi() -> None:
     battle = alone("2c_vs_64zg", 2, None)
     first, west, east = battle.map.n_agents, torch.zeros(2, 64).bool(), torch.zeros(2, 64).bool()
+    battle.step(stand(battle))
+    assert (battle.live["target"][:, first:] >= 0).all(), "they know where to go from the beginning"
     for _ in range(60):
         battle.step(stand(battle))
         x, y = battle.live["pos"][:, first:].unbind(-1)

@@ -585,6 +585,9 @@ def test_a_hidden_enemy_hides_those_before_it_as_upstream() -> None:
         still(env)
         expected = [[False, False]] * 3 if last_hidden else [[False, True]] * 3
         assert seen(env)[0].tolist() == expected
+    withheld = row_of_zerglings(prob_obs_enemy=0.0)
+    still(withheld)
+    assert seen(withheld)[0].sum(0).tolist() == [1, 1], "what is withheld is hidden itself too"
     fixed = row_of_zerglings(prob_obs_enemy=1.0, hides_lower_enemies=False)
     fixed.battle.live["pos"][0, 4] = torch.tensor([31.0, 31.0])
     still(fixed)

@@ -307,17 +307,18 @@ def formation(team: Team, points: tuple[Point, ...], grid: np.ndarray, turn: flo
     if len(points) != len(team):
         groups = np.arange(len(kinds)) * len(points) // len(kinds)
     offsets = _nearest_first(turn, clockwise)
-    placed = np.zeros((0, 2))
+    spots = np.array(points)[:, None] + offsets
+    x, y = np.clip(spots.astype(np.int64), 0, SIZE - 1).transpose(2, 0, 1)
+    inside = (spots >= 0).all(-1) & (spots < SIZE).all(-1) & grid[x, y]
+    free = {kind: inside.copy() for kind in kinds}  # [points, offsets]: where one of a kind still finds room
+    placed = []
     for i, kind in enumerate(kinds):
-        spots = np.array(points[groups[i]]) + offsets
-        x, y = np.clip(spots.astype(np.int64), 0, SIZE - 1).T
-        inside = (spots >= 0).all(-1) & (spots < SIZE).all(-1) & grid[x, y]
-        mates = np.array([other.legs == kind.legs for other in kinds[:i]], dtype=bool)
-        room = np.array([kind.separation + other.separation for other in kinds[:i]])
-        gaps = np.linalg.norm(spots[:, None] - placed[None], axis=-1)
-        free = inside & ((gaps >= room - 1e-9) | ~mates).all(-1)
-        placed = np.concatenate([placed, spots[free.argmax()][None]])
-    return placed
+        spot = spots[groups[i], free[kind][groups[i]].argmax()]
+        placed.append(spot)
+        for other, places in free.items():
+            if other.legs == kind.legs:
+                places &= np.linalg.norm(spots - spot, axis=-1) >= kind.separation + other.separation - 1e-9
+    return np.array(placed)
 
 
 def _nearest_first(turn: float, clockwise: bool) -> np.ndarray:

@@ -119,8 +119,11 @@ def advance(s: Scene, b: Battle, i: int, u: int, rng: wp.uint32) -> wp.vec2:
     far = wp.length(heading)
     if far < 1.0e-6:
         return p
-    pace = wp.min(b.pace[i, u], far)
-    q = slide(s, legs, p, pace * steer(s, b, i, u, heading / far, rng))
+    step = wp.min(b.pace[i, u], far) * steer(s, b, i, u, heading / far, rng)
+    pace = wp.length(step)
+    if pace <= 0.0:
+        return p
+    q = slide(s, legs, p, step)
     if legs == WALKS and s.routed > 0 and wp.length(q - p) < 0.25 * pace:
         centre = wp.vec2(wp.floor(p[0]) + 0.5, wp.floor(p[1]) + 0.5) - p
         q = slide(s, legs, p, centre * wp.min(1.0, pace / wp.max(wp.length(centre), 1.0e-6)))
