@@ -37,6 +37,8 @@ SMALL = {
     "buffer_size": 40,
     "hidden_dim": 16,
     "target_update_interval": 30,
+    "epochs": 2,
+    "chunk_length": 3,
     "gamma": 0.95,
     "device": "cpu",
 }
