@@ -13,7 +13,7 @@ from controllers.policy_mac import PolicyMAC
 from core.config import ConfigError, Settings
 from core.registry import CONTROLLERS, LEARNERS
 from core.specs import EnvSpec, EpisodeBatch, TimeStep
-from modules.layers import agent_inputs, input_dim, last_actions
+from modules.layers import agent_inputs, input_dim, last_actions, numbered
 from modules.messages import Messages, delivered
 
 NOISE = "message_noise"
@@ -51,13 +51,11 @@ class CommMAC(PolicyMAC):
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         if not getattr(LEARNERS[settings["learner"]], "learns_messages", False):
-            raise ConfigError(
-                [f"mac 'comm_mac' exchanges messages, which learner '{settings['learner']}' cannot learn"]
-            )
+            learner = settings["learner"]
+            raise ConfigError([f"'mac' is 'comm_mac', but {learner} learns no messages: choose learner=dop_comm"])
         super().__init__(spec, cfg, settings)
-        self.messages = Messages(
-            spec.n_agents, input_dim(spec), spec.n_actions, cfg.message_dim, cfg.message_hidden_dim
-        )
+        i = input_dim(spec, self.agent.last_action)
+        self.messages = Messages(spec.n_agents, i, spec.n_actions, cfg.message_dim, cfg.message_hidden_dim)
 
     def hearing(self, spec: EnvSpec) -> EnvSpec:
         """``spec`` for agents whose observations end with the messages to them."""
@@ -112,7 +110,7 @@ class CommMAC(PolicyMAC):
     def _exchange(
         self, obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"], noise: Float[Tensor, "b t n n m"]
     ) -> Exchange:
-        x = agent_inputs(obs, last)
+        x = agent_inputs(obs, last) if self.agent.last_action else numbered(obs)
         mean = self.messages.mean(x)
         return Exchange(x, mean, delivered(mean + noise))
 

@@ -40,7 +40,7 @@ class DOP(Learner):
 
     acts: type[Controller] = PolicyMAC
     """The way of acting that it improves."""
-    criticises: type[PolicyCritic] = PolicyCritic
+    criticises: type = PolicyCritic
     """What it needs of its critic."""
 
     @dataclass(frozen=True, kw_only=True)

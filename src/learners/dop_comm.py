@@ -14,7 +14,7 @@ from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Metrics
 from learners.dop import DOP
-from modules.critics.policy import LocalCritic
+from modules.critics.policy import LocalPolicyCritic
 from modules.messages import kl_to_standard_normal
 from rl.exploration import greedy
 from rl.masked import masked_mean, taken
@@ -34,7 +34,7 @@ class DOPComm(DOP):
     """
 
     acts = CommMAC
-    criticises = LocalCritic
+    criticises = LocalPolicyCritic
     learns_messages = True
 
     @dataclass(frozen=True, kw_only=True)

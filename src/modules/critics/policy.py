@@ -44,7 +44,7 @@ class PolicyCritic(nn.Module, ABC):
         """What multiplies ∇log π_i(a_i) in the policy's gradient; a constant."""
 
 
-class LocalCritic(PolicyCritic):
+class LocalPolicyCritic(PolicyCritic):
     """A Q_tot that is made of a local value for every own action of every agent."""
 
     @abstractmethod
