@@ -17,12 +17,12 @@ from envs.base import BatchedEnv
 from envs.rows.native import Box, Clock
 
 BOUND = 10.0
-AXIS = BOUND + 1.5
+AXIS = BOUND + 2.0
 """How far from the centre pictures show the agents' numbers."""
 # Of pictures: lines on which one hill has one payoff, as (hill, centre, payoff, radius). Only f2's are above 0.
 LEVELS = (
-    ("wide hill", -5.0, -5.0, 7.5),
-    ("wide hill", -5.0, -1.25, 3.75),
+    ("wide hill", -5.0, -3.2, 6.0),
+    ("wide hill", -5.0, -0.8, 3.0),
     ("wide hill", -5.0, 0.0, 0.4),
     ("narrow hill", 5.0, 0.0, 10**0.5),
     ("narrow hill", 5.0, 7.5, 2.5**0.5),
@@ -100,7 +100,7 @@ class MTQ(BatchedEnv):
             title=self.label(),
             teams=("agents", "joint action"),
             entities=(*agents, joint, *lines),
-            low=(-AXIS - 1.5, -AXIS - 1.5),
+            low=(-AXIS - 1.0, -AXIS - 1.0),
             high=(BOUND + 1.0, BOUND + 1.0),
         )
 

@@ -158,13 +158,13 @@ class ParticleEnv(BatchedEnv):
         """Agents, and landmarks as rings."""
         n = self.cfg.n_agents
         ways = zip(*PUSHES, strict=True) if self.spec.discrete else ((1.0, 0.0), (0.0, 1.0))
-        known = {"pushes": tuple((ARROW * x, ARROW * y) for x, y in ways), "radius": self.scene.size}
-        known |= {"actions": ACTIONS} if self.spec.discrete else {}
+        pushes = tuple((ARROW * x, ARROW * y) for x, y in ways)
+        actions = ACTIONS if self.spec.discrete else ()
         return Stage(
             title=self.label(),
             teams=("agents",),
             entities=(
-                *(Entity.of_agent(i, **known) for i in range(n)),
+                *(Entity.of_agent(i, radius=self.scene.size, actions=actions, pushes=pushes) for i in range(n)),
                 *rings("landmark", self.scene.n_landmarks, self.scene.landmark, mark="x"),
             ),
             low=(-VIEW, -VIEW),

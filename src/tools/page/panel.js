@@ -118,7 +118,8 @@ class Panel {
     const entity = episode.entities[u];
     const alive = episode.alive(k, u);
     const who = entity.agent === undefined ? teamName(episode.stage, entity) : `agent ${entity.agent}`;
-    const heading = make("h2", {}, makeChip(episode.stage, entity, this.theme), entity.name, make("small", {}, who));
+    const also = who === entity.name ? "" : make("small", {}, who);
+    const heading = make("h2", {}, makeChip(episode.stage, entity, this.theme), entity.name, also);
     const where = make("p", { class: "where" }, this.where(k, u, alive));
     card.replaceChildren(heading, this.makeAct(k, u, alive), this.makeGauges(k, u), where);
   }
@@ -126,8 +127,9 @@ class Panel {
   makeAct(k, u, alive) {
     const { episode } = this;
     const entity = episode.entities[u];
-    const act = make("p", { class: "act", id: "act" }, alive ? episode.doing(k, u) || "–" : episode.absence(k, u));
     const agent = entity.agent;
+    const does = alive ? episode.doing(k, u) || (agent === undefined ? "" : "–") : episode.absence(k, u);
+    const act = make("p", { class: "act", id: "act" }, does);
     if (alive && agent !== undefined && k < episode.steps && !Array.isArray(episode.actions[k][agent]))
       act.append(" ", make("small", {}, `one of ${episode.choices[k][agent]} available`));
     return act;

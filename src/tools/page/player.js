@@ -312,7 +312,8 @@ function hasTargets({ frames, stage }) {
 }
 
 function makeEpisodeButton({ result, sums }, i) {
-  const sum = shown(sums[sums.length - 1], 1);
+  const whole = sums[sums.length - 1];
+  const sum = shown(whole, Math.abs(whole) < 10 ? 2 : 1);
   const words = [make("span", { class: "result" }, result), make("span", { class: "sum" }, sum)];
   const label = `Episode ${i + 1}, ${result}, return ${sum}`;
   const button = make("button", { type: "button", "aria-label": label, title: label }, `${i + 1}`, ...words);
