@@ -119,10 +119,10 @@ class Session:
         at = self.progress
         while at.t_env < self.settings["t_max"]:
             records = [self.test()] if self._due("test") else []
-            rollout = self.runner.collect(t_env=at.t_env, mode=self.controller.explore_mode)
+            rollout, before = self.runner.collect(t_env=at.t_env, mode=self.controller.explore_mode), at.t_env
             self._count(rollout)
             if self.learner.ready(self.replay):
-                for _ in range(self.settings["updates_per_collect"]):
+                for _ in range(self._updates(before)):
                     self.meter.add(self.learner.update(self.replay, at.t_env))
             if self._due("log"):
                 records += self._report()
@@ -130,6 +130,13 @@ class Session:
                 self._due("test")  # so that a run that is later extended does not repeat this test
                 records.append(self.test())
             yield Tick(at.t_env, at.episode, records, self._due("checkpoint"))
+
+    def _updates(self, before: int) -> int:
+        """Updates after a collection that began at step ``before``; fractions of one are carried over."""
+        rate = self.settings["updates_per_step"]
+        if rate is None:
+            return int(self.settings["updates_per_collect"])
+        return int(rate * self.progress.t_env) - int(rate * before)
 
     def _due(self, what: str) -> bool:
         """Whether the next multiple of ``<what>_interval`` has been reached; if so, aims at the one after."""

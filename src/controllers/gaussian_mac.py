@@ -78,6 +78,7 @@ class _WithDeviation(nn.Module):
     def __init__(self, agent: nn.Module, n: int, log_std: float) -> None:
         super().__init__()
         self.agent, self.hidden_dim = agent, agent.hidden_dim
+        self.memoryless, self.last_action = agent.memoryless, agent.last_action
         self.log_std = nn.Parameter(torch.full((n,), float(log_std)))
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:

@@ -107,6 +107,8 @@ class Experiment:
     """Environments side by side."""
     updates_per_collect: int = 1
     """Updates after each collection of episodes."""
+    updates_per_step: float | None = None
+    """Updates per environment step that was collected, instead of updates_per_collect; null: not used."""
     test_interval: int = 10_000
     """Environment steps between two tests."""
     test_nepisode: int = 32
@@ -142,6 +144,8 @@ class Experiment:
             for key, most in MOST.items()
             if getattr(self, key) > most
         ]
+        if self.updates_per_step is not None and self.updates_per_step <= 0:
+            problems.append(f"'updates_per_step' must be positive, or null, not {self.updates_per_step!r}")
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             problems.append(f"'name' is part of a path: letters, digits and any of _ . + -, not {self.name!r}")
         if self.mongo_url is not None and not self.mongo_url.startswith(("mongodb://", "mongodb+srv://")):

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from controllers.base import Controller
-from core.config import Settings
+from controllers.policy_mac import PolicyMAC
+from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
@@ -36,6 +37,11 @@ class DOP(Learner):
     before the policies, as in the release; targets and gradients use π̄, which acts; the true newest episodes are
     taken (T-21); the action of an episode's last state, which nobody took, is drawn from π̄.
     """
+
+    acts: type[Controller] = PolicyMAC
+    """The way of acting that it improves."""
+    criticises: type = PolicyCritic
+    """What it needs of its critic."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Learner.Config):
@@ -67,11 +73,22 @@ class DOP(Learner):
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
+        if not isinstance(controller, self.acts):
+            needed = self.acts.__module__.rpartition(".")[2]
+            raise ConfigError([f"'mac' is '{settings['mac']}', but {settings['learner']} needs mac={needed}"])
         super().__init__(spec, controller, cfg, settings, rng)
-        self.critic = build_critic(settings, PolicyCritic, spec, settings.build("mixer", spec))
+        self.critic = build_critic(settings, self.criticises, self.observed(spec), settings.build("mixer", spec))
         self.target = Target(self.critic, cfg.target_update_interval)
         self.optimise("policy", controller, lr=cfg.lr)
         self.optimise("critic", self.critic, lr=cfg.critic_lr)
+
+    def observed(self, spec: EnvSpec) -> EnvSpec:
+        """The sizes of what ``read`` returns."""
+        return spec
+
+    def read(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Episodes from the replay as targets and losses need them; here, as they are."""
+        return batch
 
     def ready(self, replay: Replay) -> bool:
         """Whether both sources of data have a batch."""
@@ -80,13 +97,17 @@ class DOP(Learner):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """The critic's steps on both sources of data, then one of the policies on the newest episodes."""
         cfg = self.cfg
-        on, off = replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size), replay.uniform(cfg.batch_size)
+        on = self.read(replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size))
+        off = self.read(replay.uniform(cfg.batch_size))
         y_on, y_off = self.on_policy_target(on, t_env), self.off_policy_target(off, t_env)
         losses = (self.critic_loss(on, y_on, off, y_off, at) for at in self.critic_steps(on, off))
         metrics = self.descend_each("critic", losses, self.target)
-        newest = replay.latest(cfg.on_policy_batch)
-        metrics |= self.descend("policy", self.policy_loss(newest, t_env))
+        metrics |= self.learn_policy(self.read(replay.latest(cfg.on_policy_batch)), t_env)
         return metrics | {"target_on_mean": masked_mean(y_on, on.mask), "target_off_mean": masked_mean(y_off, off.mask)}
+
+    def learn_policy(self, batch: EpisodeBatch, t_env: int) -> Metrics:
+        """One step of the policies."""
+        return self.descend("policy", self.policy_loss(batch, t_env))
 
     def critic_steps(self, on: EpisodeBatch, off: EpisodeBatch) -> Iterator[slice]:
         """The time steps of each gradient step: forwards one by one, as in the release, or all at once."""

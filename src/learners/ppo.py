@@ -268,8 +268,8 @@ def refuse_unfit(settings: Settings, controller: Any, cfg: PPOConfig) -> None:
             f"batch_size={cfg.batch_size} must be a multiple of batch_size_run={rows}, or episodes would be collected "
             f"and never learnt from: give batch_size={-(-cfg.batch_size // rows) * rows} and a buffer_size to hold it"
         )
-    if settings["updates_per_collect"] != 1:
-        problems.append("updates_per_collect must be 1: an on-policy update is repeated by epochs")
+    if settings["updates_per_collect"] != 1 or settings["updates_per_step"] is not None:
+        problems.append("updates_per_collect must be 1, and nothing else: an on-policy update is repeated by epochs")
     if getattr(controller.cfg, "epsilon_start", 0) or getattr(controller.cfg, "epsilon_finish", 0):
         problems.append("epsilon_start and epsilon_finish must be 0: agents act by the policies that are improved")
     if problems:

@@ -17,7 +17,7 @@ from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from learners.value import ValueConfig, require_values
 from memory.replay import Replay
-from modules.critics.base import JointCritic, build_critic
+from modules.critics.base import JointHistoryCritic, build_critic
 from modules.target import Target
 from rl.exploration import greedy
 from rl.masked import masked_mean, taken
@@ -53,7 +53,7 @@ class QTRAN(Learner):
     ) -> None:
         require_values(controller, settings)
         super().__init__(spec, controller, cfg, settings, rng)
-        self.critic = build_critic(settings, JointCritic, spec, controller.agent.hidden_dim)
+        self.critic = build_critic(settings, JointHistoryCritic, spec, controller.agent.hidden_dim)
         self.target: Target[Any] = Target(nn.ModuleList([controller, self.critic]), cfg.target_update_interval)
         self.optimise("q", controller, self.critic, lr=cfg.lr)
 
@@ -84,7 +84,7 @@ class QTRAN(Learner):
 
     @staticmethod
     def joint(
-        critic: JointCritic, h: Float[Tensor, "b t n h"], batch: EpisodeBatch, action: Int[Tensor, "b t n"]
+        critic: JointHistoryCritic, h: Float[Tensor, "b t n h"], batch: EpisodeBatch, action: Int[Tensor, "b t n"]
     ) -> Float[Tensor, "b t"]:
         """Q_jt(s, τ, u) at the first t states."""
         return critic(h, batch.state[:, : h.shape[1]], one_hot(action.long(), batch.avail.shape[-1]).float())

@@ -31,6 +31,8 @@ class Replay:
         self.device, self.rng = torch.device(device), rng
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
+        self._index: tuple[Tensor, Tensor] | None = None
+        """Where every episode starts, and the steps up to its end; made when it is first needed."""
         self._rows: dict[str, Tensor] = {}
         self._size = 0
         self._episodes: deque[tuple[int, int]] = deque()
@@ -39,6 +41,11 @@ class Replay:
     def __len__(self) -> int:
         """The number of stored episodes."""
         return len(self._episodes)
+
+    @property
+    def steps(self) -> int:
+        """The number of stored steps."""
+        return self._used() - len(self)
 
     @property
     def nbytes(self) -> int:
@@ -60,12 +67,27 @@ class Replay:
                 self._rows[name][place] = x[row, : length + 1]
             self._episodes.append((start, length))
         self.added += len(batch)
+        self._index = None
 
     def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
         """``n`` different episodes, each subset of all, or of the ``newest``, equally likely."""
         older = 0 if newest is None else max(0, len(self) - newest)
         picks = torch.randperm(len(self) - older, generator=self.rng)[:n] + older
         return self._gather(picks.tolist())
+
+    def transitions(self, n: int) -> EpisodeBatch:
+        """``n`` single steps as episodes of one step, each of the stored steps equally likely, with replacement.
+
+        A step that an episode goes on after counts as cut there, so that its next state is bootstrapped from.
+        """
+        if self._index is None:
+            start, length = torch.tensor(list(self._episodes)).T
+            self._index = start, length.cumsum(0)
+        start, ends = self._index
+        picks = torch.randint(int(ends[-1]), (n,), generator=self.rng)
+        episode = torch.searchsorted(ends, picks, right=True)
+        before = torch.where(episode > 0, ends[episode - 1], 0)
+        return self._take(start[episode] + picks - before, torch.ones(n, dtype=torch.long))
 
     def latest(self, n: int) -> EpisodeBatch:
         """The ``n`` newest episodes, oldest of them first."""
@@ -91,6 +113,7 @@ class Replay:
             self._episodes.append((self._head, length))
             self._head += length + 1
         self.added = state["added"]
+        self._index = None
         self.rng.set_state(state["rng"])
 
     def _pack(self, batch: EpisodeBatch) -> dict[str, Tensor]:
@@ -149,8 +172,10 @@ class Replay:
 
     def _gather(self, picks: list[int]) -> EpisodeBatch:
         chosen = [self._episodes[i] for i in picks]
-        start = torch.tensor([s for s, _ in chosen])
-        length = torch.tensor([n for _, n in chosen])
+        return self._take(torch.tensor([s for s, _ in chosen]), torch.tensor([n for _, n in chosen]))
+
+    def _take(self, start: Int[Tensor, " b"], length: Int[Tensor, " b"]) -> EpisodeBatch:
+        """``length`` steps and one more state from the rows ``start`` on, counted without wrapping."""
         steps = int(length.max())
         offset = torch.arange(steps + 1)
         beyond = offset > length[:, None]

@@ -22,16 +22,20 @@ def mlp(*dims: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def input_dim(spec: EnvSpec) -> int:
-    """Width of ``agent_inputs``: O + A + N."""
-    return spec.obs_dim + spec.n_actions + spec.n_agents
+def input_dim(spec: EnvSpec, last_action: bool = True) -> int:
+    """Width of ``agent_inputs``: O + A + N, or of ``numbered``: O + N."""
+    return spec.obs_dim + spec.n_actions * last_action + spec.n_agents
 
 
 def agent_inputs(obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n i"]:
     """What an agent sees: its observation, its last action (zeros at the start) and its one-hot number."""
-    b, t, n, _ = obs.shape
-    ids = torch.eye(n, dtype=obs.dtype, device=obs.device).expand(b, t, n, n)
-    return torch.cat([obs, last, ids], dim=-1)
+    return numbered(torch.cat([obs, last], dim=-1))
+
+
+def numbered(x: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n i"]:
+    """Every agent's vector and its one-hot number."""
+    b, t, n, _ = x.shape
+    return torch.cat([x, torch.eye(n, dtype=x.dtype, device=x.device).expand(b, t, n, n)], dim=-1)
 
 
 def action_vectors(

@@ -174,3 +174,15 @@ class TestConditionalHead:
         assert {n for n, _ in control.named_parameters()} == {f"agent.{n}" for n, _ in head.agent.named_parameters()}
         x = observations()
         assert torch.equal(control.independent(control.encode(*x)[0]), head.agent(*x)[0])
+
+
+class TestMemory:
+    def test_without_the_last_action_nothing_depends_on_it(self):
+        net = AGENTS["mlp"](SPEC, AGENTS["mlp"].Config(hidden_dim=H, last_action=False))
+        obs, last = observations()
+        assert torch.equal(net(obs, last)[0], net(obs, 1 - last)[0])
+        assert net.memoryless
+
+    @pytest.mark.parametrize("name", ["rnn", "mlp", "ppo"])
+    def test_others_have_a_memory(self, name):
+        assert not agent(name).memoryless

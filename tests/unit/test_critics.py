@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot, relu
 from core.config import ConfigError, Settings
 from core.registry import CRITICS
 from core.specs import ActionSpec, EnvSpec
-from modules.critics.base import JointCritic, build_critic
+from modules.critics.base import JointHistoryCritic, build_critic
 from modules.mixers.base import Mixer
 
 B, T, N, A, H, S = 4, 3, 3, 4, 5, 7
@@ -95,7 +95,9 @@ def test_steps_do_not_mix_and_all_parameters_learn(name):
     assert torch.equal(got, whole)
 
 
-@pytest.mark.parametrize(("name", "kind", "fits"), [("qtran", Mixer, "central"), ("central", JointCritic, "qtran")])
+@pytest.mark.parametrize(
+    ("name", "kind", "fits"), [("qtran", Mixer, "central"), ("central", JointHistoryCritic, "qtran")]
+)
 def test_the_wrong_kind_is_refused_with_the_right_one(name, kind, fits):
     with pytest.raises(ConfigError, match=f"critic '{name}' does not fit learner 'some'. Choose one of: .*{fits}"):
         build_critic(Settings({"critic": name, "learner": "some"}), kind, SPEC)

@@ -258,3 +258,11 @@ def test_an_evaluation_of_a_native_environment_can_be_repeated() -> None:
     assert same(one.runner.collect(t_env=0, mode="explore"), two.runner.collect(t_env=0, mode="explore"))
     one.progress = replace(one.progress, t_env=50)
     assert not torch.equal(one.evaluate("test", 6)["return"], first["return"])
+
+
+@pytest.mark.parametrize("rate", [0.3, 1, 2.5])
+def test_updates_keep_pace_with_the_steps(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
+    made, updates = session(updates_per_step=rate, t_max=100, buffer_size=4, test_nepisode=0), []
+    monkeypatch.setattr(made.learner, "update", lambda *_: updates.append(None) or {})
+    steps = [tick.t_env for tick in made.train()]
+    assert len(updates) == int(rate * steps[-1])

@@ -309,3 +309,27 @@ def test_an_empty_replay_has_a_state_too() -> None:
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     two.add(episodes([2]))
     same(two.latest(1), split(episodes([2])))
+
+
+def test_transitions_are_every_step_alike_with_what_came_of_it() -> None:
+    """Ten steps are stored; each is expected 100 times, and is never seen fewer than 60 or more than 145 times."""
+    one, seen = replay(capacity=4), Counter()
+    for number in range(6):
+        one.add(episodes([number % 4 + 1], number))
+    stored = split(one.latest(4))
+    steps = {
+        (row, t): {k: episode[k][t : t + 1] for k in PER_STEP} | {k: episode[k][t : t + 2] for k in PER_STATE}
+        for row, episode in enumerate(stored)
+        for t in range(len(episode["reward"]))
+    }
+    assert one.steps == len(steps) == 10
+    rewards = {float(step["reward"]): place for place, step in steps.items()}
+    for number in range(10):
+        got = one.transitions(100)
+        places = [rewards[float(x)] for x in got.reward[:, 0]]
+        seen.update(places)
+        if number == 0:
+            for single, place in zip(split(got), places, strict=True):
+                assert all(torch.equal(single[k], steps[place][k]) for k in (*PER_STEP, *PER_STATE))
+    assert set(seen) == set(steps)
+    assert all(60 <= count <= 145 for count in seen.values())

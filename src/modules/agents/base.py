@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.specs import EnvSpec
-from modules.layers import agent_inputs
+from modules.layers import FeedForwardEncoder, agent_inputs, numbered
 
 
 class Agent(nn.Module):
@@ -16,12 +16,20 @@ class Agent(nn.Module):
     Every agent uses the same parameters; its number is part of the input (T-34).
     """
 
-    def __init__(self, spec: EnvSpec, encoder: nn.Module, hidden_dim: int) -> None:
-        """``encoder`` is called like ``RecurrentEncoder``; ``hidden_dim`` is the width of its features and state."""
+    def __init__(self, spec: EnvSpec, encoder: nn.Module, hidden_dim: int, last_action: bool = True) -> None:
+        """``encoder`` is called like ``RecurrentEncoder``; ``hidden_dim`` is the width of its features and state.
+
+        Without ``last_action`` agents see their observations and numbers only.
+        """
         super().__init__()
-        self.n_agents, self.hidden_dim = spec.n_agents, hidden_dim
+        self.n_agents, self.hidden_dim, self.last_action = spec.n_agents, hidden_dim, last_action
         self.encoder = encoder
         self.head = nn.Linear(hidden_dim, spec.n_actions)
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether an agent's outputs depend on nothing but what it observes in the same step."""
+        return isinstance(self.encoder, FeedForwardEncoder) and not self.last_action
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
         """Zeros, where the parameters live."""
@@ -35,7 +43,8 @@ class Agent(nn.Module):
         length: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
         """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
-        return self.encoder(agent_inputs(obs, last), hidden, length)
+        x = agent_inputs(obs, last) if self.last_action else numbered(obs)
+        return self.encoder(x, hidden, length)
 
     def forward(
         self,

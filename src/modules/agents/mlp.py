@@ -22,6 +22,9 @@ class MLPAgent(Agent):
         """Width of each hidden layer."""
         layers: int = 1
         """Number of hidden layers."""
+        last_action: bool = True
+        """Whether an agent sees its last action, too."""
 
     def __init__(self, spec: EnvSpec, cfg: Config) -> None:
-        super().__init__(spec, FeedForwardEncoder(input_dim(spec), cfg.hidden_dim, cfg.layers), cfg.hidden_dim)
+        encoder = FeedForwardEncoder(input_dim(spec, cfg.last_action), cfg.hidden_dim, cfg.layers)
+        super().__init__(spec, encoder, cfg.hidden_dim, cfg.last_action)

@@ -26,6 +26,8 @@ class SeparateAgents(nn.Module):
         alone = replace(spec, actions=(replace(spec.actions[0], n=spec.n_actions),), obs_dims=(spec.obs_dim,))
         self.networks: Stacked = Stacked(lambda: _Alone(make(alone)), spec.n_agents)
         self.hidden_dim: int = self.networks.example.agent.hidden_dim
+        self.memoryless: bool = self.networks.example.agent.memoryless
+        self.last_action: bool = self.networks.example.agent.last_action
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
         """Zeros, where the parameters live."""

@@ -12,7 +12,7 @@ from core.config import ConfigError, Settings
 from core.registry import CRITICS, did_you_mean
 
 
-class JointCritic(nn.Module, ABC):
+class JointHistoryCritic(nn.Module, ABC):
     """Q_jt(s, τ, u) of any joint action, and V_jt(s). Every step is evaluated by itself, padding like any other."""
 
     @abstractmethod

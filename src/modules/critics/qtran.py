@@ -10,12 +10,12 @@ from torch import Tensor
 
 from core.registry import CRITICS
 from core.specs import EnvSpec
-from modules.critics.base import JointCritic
+from modules.critics.base import JointHistoryCritic
 from modules.layers import mlp
 
 
 @CRITICS.register
-class QTRANCritic(JointCritic):
+class QTRANCritic(JointHistoryCritic):
     r"""Son et al., "QTRAN: Learning to Factorize with Transformation", ICML 2019 (algorithms.md 11.3).
 
     .. math:: Q_{jt}(s, \tau, u) = MLP\big(s, \sum_i e(h_i, u_i)\big)
@@ -41,7 +41,7 @@ class QTRANCritic(JointCritic):
     def forward(
         self, h: Float[Tensor, "b t n h"], state: Float[Tensor, "b t s"], joint: Float[Tensor, "b t n a"]
     ) -> Float[Tensor, "b t"]:
-        """Q_jt; see ``JointCritic.forward``."""
+        """Q_jt; see ``JointHistoryCritic.forward``."""
         encoded = self.encoder(torch.cat([h, joint], dim=-1)).sum(-2)
         return self.q(torch.cat([state, encoded], dim=-1)).squeeze(-1)
 

@@ -1,0 +1,54 @@
+"""What learners share that may draw single steps from the replay, instead of whole episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.config import ConfigError
+from core.specs import EpisodeBatch
+from learners.base import Learner
+from memory.replay import Replay
+
+
+class TransitionLearner(Learner):
+    """Off-policy learning from single steps or from whole episodes; a batch of steps is one of one-step episodes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Learner.Config):
+        """Keys of drawing from the replay."""
+
+        sample: Literal["transitions", "episodes"] = "transitions"
+        """What batch_size counts: single steps, for agents without memory, or whole episodes."""
+
+        def __post_init__(self) -> None:
+            """Raises ValueError for values with which no update would ever happen."""
+            if self.sample == "episodes":
+                super().__post_init__()
+            elif self.batch_size < 1:
+                raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+
+    def ready(self, replay: Replay) -> bool:
+        """Whether there are enough steps, or episodes."""
+        stored = replay.steps if self.cfg.sample == "transitions" else len(replay)
+        return stored >= self.cfg.batch_size and replay.added >= self.cfg.burn_in
+
+    def draw(self, replay: Replay) -> EpisodeBatch:
+        """What an update learns from."""
+        if self.cfg.sample == "transitions":
+            return replay.transitions(self.cfg.batch_size)
+        return replay.uniform(self.cfg.batch_size)
+
+    def refuse_memory(self) -> None:
+        """Refuses agents that remember where only single steps are seen.
+
+        Raises:
+            ConfigError: with the remedy.
+        """
+        if self.cfg.sample == "transitions" and not self.controller.agent.memoryless:
+            raise ConfigError(
+                [
+                    "sample=transitions shows single steps, but the agents see more than the present: choose agent=mlp "
+                    "last_action=False, or sample=episodes"
+                ]
+            )
