@@ -41,7 +41,8 @@ def draw(
     canvas = _Canvas(stage, width)
     canvas.ground()
     living = [u for u in range(len(stage.entities)) if frame.alive[u]]
-    living.sort(key=lambda u: -stage.entities[u].radius)  # what is small stays on top
+    # What is small stays on top, and of equals what is nobody's lies below.
+    living.sort(key=lambda u: (-stage.entities[u].radius, stage.entities[u].team is not None))
     for u in living:
         if u in ranges:
             canvas.ranges(stage.entities[u], frame.position[u])

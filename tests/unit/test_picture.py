@@ -94,6 +94,12 @@ def test_what_is_small_stays_on_top():
     assert at(picture, 5, 2.5) == rgb(TEAMS[0].light) and at(picture, 6, 2.5) == rgb(TEAMS[1].light)
 
 
+def test_of_equals_what_is_nobodys_lies_below():
+    for teams in ((None, 0), (0, None)):
+        picture = draw(stage(*(thing(team=team) for team in teams)), frame((5, 2.5), (5, 2.5)), width=WIDTH)
+        assert at(picture, 5, 2.5) == rgb(TEAMS[0].light)
+
+
 def test_kinds_differ_by_their_emblems():
     world = stage(thing(kind="a"), thing(kind="b"), thing(kind="c"))
     picture = draw(world, frame((1.5, 2), (4.5, 2), (7.5, 2)), width=WIDTH)

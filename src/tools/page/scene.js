@@ -218,7 +218,9 @@ class Painter {
     this.paintFallen();
     if (options.aims) this.paintAims();
     const order = moment.map((_, u) => u).filter((u) => moment[u].presence > 0);
-    order.sort((u, v) => episode.entities[v].radius - episode.entities[u].radius); // what is small stays on top
+    const owned = (u) => Number(episode.entities[u].team !== undefined);
+    // What is small stays on top, and of equals what is nobody's lies below.
+    order.sort((u, v) => episode.entities[v].radius - episode.entities[u].radius || owned(u) - owned(v));
     for (const u of order) this.paintUnit(u);
     if (options.pushes) for (const u of order) this.paintPush(u);
     for (const u of order) this.paintBars(u);
