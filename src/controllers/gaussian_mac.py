@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from controllers.base import Acted
+from controllers.box import bounds, unmet_box
 from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
@@ -39,17 +40,13 @@ class GaussianMAC(StochasticController):
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
-        for name in ("low", "high"):
-            bounds = torch.tensor([getattr(action, name) for action in spec.actions])
-            self.register_buffer(name, bounds[:, None], persistent=False)
+        for name, bound in zip(("low", "high"), bounds(spec), strict=True):
+            self.register_buffer(name, bound, persistent=False)
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
         """See ``Controller.unmet``."""
-        if any(action.discrete for action in spec.actions):
-            return "it needs actions in a box; for discrete ones there is mac=policy_mac"
-        same = len({action.n for action in spec.actions}) == 1
-        return None if same else "it needs boxes of equally many dimensions"
+        return unmet_box(spec)
 
     def network(self, spec: EnvSpec) -> nn.Module:
         """The agents' network, whose outputs are the means, with log σ."""
