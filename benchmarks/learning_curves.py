@@ -3,7 +3,7 @@
     python benchmarks/learning_curves.py --map 3m --algs qmix_tuned,macpf --seeds 0,1,2 --t-max 500000 [--jobs 2]
 
 Writes ``curves_<map>.csv`` (every test of every seed), ``curves_<map>.md`` (what was reached) and
-``curves_<map>.png``. Runs that are complete are not run again; interrupted ones are resumed.
+``curves_<map>.png``. Runs that are complete are not run again; interrupted and shorter ones are resumed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
@@ -49,9 +50,11 @@ def run(options: argparse.Namespace, algorithm: str, seed: int) -> None:
     path = folder(options, algorithm, seed)
     words = command(options, algorithm, seed)
     if path is not None:
-        if json.loads((path / "record.json").read_text())["status"] == "COMPLETED":
+        status = json.loads((path / "record.json").read_text())["status"]
+        reached = yaml.safe_load((path / "config.yaml").read_text())["t_max"]
+        if status == "COMPLETED" and reached >= options.t_max:
             return
-        words = ["resume", str(path)]
+        words = ["resume", str(path), "with", f"t_max={max(reached, options.t_max)}"]
     log = Path(options.results) / f"{options.map}_{algorithm}_{seed}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
