@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.config import merge, resolve
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -91,3 +92,11 @@ class Toy(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.set_state(saved)
+
+
+def suited(config: dict[str, Any]) -> dict[str, Any]:
+    """An algorithm's configuration on the toy, which has boxes where a component cannot do without."""
+    config = merge(config, {"env": "toy"})
+    numbered = EnvSpec(actions=(ActionSpec(2),) * 2, obs_dims=(1, 1), state_dim=1, episode_limit=1)
+    parts = resolve(config).components().values()
+    return merge(config, {"env_args": {"box": any(getattr(p, "unmet", lambda _: None)(numbered) for p in parts)}})

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-import toy  # noqa: E402, F401 - registers the environment
+import toy  # noqa: E402
 from core.config import load, merge, resolve  # noqa: E402
 from run import build  # noqa: E402
 
@@ -46,7 +46,7 @@ SMALL = {
 
 def measured(name: str) -> dict[str, Any]:
     """After 20 updates: Σ p, Σ |p| and Σ p² of every part's parameters, and the last metrics."""
-    config = load(ROOT / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
+    config = toy.suited(load(ROOT / "config" / "algs" / f"{name}.yaml"))
     known = resolve(config)
     session = build(resolve(merge(config, {key: value for key, value in SMALL.items() if key in known})))
     updates, t_env = 0, 0
