@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from controllers.base import Acted
+from controllers.box import bounds, unmet_box
 from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
@@ -39,17 +40,13 @@ class GaussianMAC(StochasticController):
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
-        for name in ("low", "high"):
-            bounds = torch.tensor([getattr(action, name) for action in spec.actions])
-            self.register_buffer(name, bounds[:, None], persistent=False)
+        for name, bound in zip(("low", "high"), bounds(spec), strict=True):
+            self.register_buffer(name, bound, persistent=False)
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
         """See ``Controller.unmet``."""
-        if any(action.discrete for action in spec.actions):
-            return "it needs actions in a box; for discrete ones there is mac=policy_mac"
-        same = len({action.n for action in spec.actions}) == 1
-        return None if same else "it needs boxes of equally many dimensions"
+        return unmet_box(spec)
 
     def network(self, spec: EnvSpec) -> nn.Module:
         """The agents' network, whose outputs are the means, with log σ."""
@@ -77,7 +74,8 @@ class _WithDeviation(nn.Module):
 
     def __init__(self, agent: nn.Module, n: int, log_std: float) -> None:
         super().__init__()
-        self.agent, self.hidden_dim, self.memoryless = agent, agent.hidden_dim, agent.memoryless
+        self.agent, self.hidden_dim = agent, agent.hidden_dim
+        self.memoryless, self.last_action = agent.memoryless, agent.last_action
         self.log_std = nn.Parameter(torch.full((n,), float(log_std)))
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:

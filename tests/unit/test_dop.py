@@ -14,6 +14,7 @@ from by_hand import GAMMA, LENGTHS, A, N, batch, session
 from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
+from learners.dop import Fit
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage
 from rl.returns import td_lambda, tree_backup
@@ -206,11 +207,10 @@ def test_kappa_chooses_the_source(name: str, other: str) -> None:
     learner = session(name).learner
     on, off = batch(seed=1), batch(seed=2)
     changed = {"on": on, "off": off} | {other: batch(seed=3)}
-    whole = slice(0, 3)
 
     def loss(on: EpisodeBatch, off: EpisodeBatch) -> Tensor:
         y = torch.zeros_like(on.reward)
-        return learner.critic_loss(on, y, off, y, whole)
+        return learner.critic_loss(Fit.of(on, y, off, y), slice(None))
 
     assert torch.equal(loss(on, off), loss(**changed))
     mine = {"on": on, "off": off} | {"on" if other == "off" else "off": batch(seed=3)}
@@ -223,23 +223,25 @@ def test_without_kappa_every_step_counts_the_same() -> None:
     y = torch.zeros(4, 3)
     errors = [learner.critic.q_tot(x.state[:, :-1], x.obs[:, :-1], x.action).square() * x.mask for x in (on, off)]
     by_hand = (errors[0].sum() + errors[1].sum()) / (on.mask.sum() + off.mask.sum())
-    torch.testing.assert_close(learner.critic_loss(on, y, off, y, slice(0, 3)), by_hand)
+    torch.testing.assert_close(learner.critic_loss(Fit.of(on, y, off, y), slice(None)), by_hand)
 
 
 def test_steps_in_sequence_cover_every_step_once() -> None:
     learner = session("dop").learner
     on, off = batch((2, 1, 1, 1), (True,) * 4), batch()
-    steps = list(learner.critic_steps(on, off))
-    assert [(at.start, at.stop) for at in steps] == [(0, 1), (1, 2), (2, 3)]
     y_on, y_off = torch.randn(4, 2), torch.randn(4, 3)
-    assert torch.isfinite(learner.critic_loss(on, y_on, off, y_off, steps[2])), "no on-policy step is left"
+    fit = Fit.of(on, y_on, off, y_off)
+    steps = list(fit.steps("sequence"))
+    real = [int(on.mask[:, t].sum() + off.mask[:, t].sum()) for t in range(2)] + [int(off.mask[:, 2].sum())]
+    assert fit.counts == real and [at.stop - at.start for at in steps] == real and steps[0].start == 0
+    assert torch.isfinite(learner.critic_loss(fit, steps[2])), "no on-policy step is left"
     q = learner.critic.q_tot(off.state[:, 1:2], off.obs[:, 1:2], off.action[:, 1:2])[:, 0]
     alive = off.mask[:, 1]
     by_hand = 0.5 * ((q - y_off[:, 1]).square() * alive).sum() / alive.sum()
     q = learner.critic.q_tot(on.state[:, 1:2], on.obs[:, 1:2], on.action[:, 1:2])[:, 0]
     alive = on.mask[:, 1]
     by_hand += 0.5 * ((q - y_on[:, 1]).square() * alive).sum() / alive.sum()
-    torch.testing.assert_close(learner.critic_loss(on, y_on, off, y_off, steps[1]), by_hand)
+    torch.testing.assert_close(learner.critic_loss(fit, steps[1]), by_hand)
 
 
 def policy_gradient_of(name: str, others: Tensor, agent: int) -> list[Tensor]:
