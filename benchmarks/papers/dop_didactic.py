@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__)
 BEST = (1, 5, 9)
-EVERY, LAST = 500, 10_000
+EVERY, LAST = 1000, 10_000
 """Steps between two measurements, and all of them."""
 SAMPLES = 4096
 COLUMNS = [
@@ -56,11 +56,13 @@ GAME: dict[str, Any] = {
     "device": "cpu",
 }
 ACTOR_CRITIC = GAME | {"critic_mode": "batch", "lr": 1e-4, "critic_lr": 1e-3, "target_update_interval": 200}
+FASTER = ACTOR_CRITIC | {"lr": 5e-4}
+"""The policies' learning rate of the paper."""
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "DOP": ("dop", ACTOR_CRITIC),
-    "DOP (rnn)": ("dop", ACTOR_CRITIC | {"agent": "rnn"}),
-    "DOP (no b)": ("dop", ACTOR_CRITIC | {"mixer_bias": False}),
-    "COMA": ("coma", ACTOR_CRITIC | {"buffer_size": 8}),
+    "DOP, lr 5e-4": ("dop", FASTER),
+    "DOP without b, lr 5e-4": ("dop", FASTER | {"mixer_bias": False}),
+    "COMA, lr 5e-4": ("coma", FASTER | {"buffer_size": 8}),
     "MADDPG": (
         "maddpg",
         GAME | {"lr": 1e-3, "critic_lr": 1e-3, "batch_size": 64, "updates_per_collect": 1, "updates_per_step": None},
@@ -328,13 +330,13 @@ def line(axis: Any, steps: np.ndarray, values: np.ndarray, color: str, label: st
 def main() -> None:
     """Runs what is missing and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(RUNS), help="labels of the algorithms, separated by commas")
+    parser.add_argument("--only", default=";".join(RUNS), help="labels, separated by semicolons")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     path = HERE.with_suffix(".csv")
     done = {(row["algorithm"], int(row["seed"])) for row in rows_of(path)}
-    labels = [label for label in options.only.split(",") if known(RUNS[label][0])]
+    labels = [label for label in options.only.split(";") if known(RUNS[label][0])]
     jobs = [(label, seed) for label in labels for seed in range(options.seeds) if (label, seed) not in done]
     make_rows(path, COLUMNS, train, jobs, options.jobs)
     rows = rows_of(path)
