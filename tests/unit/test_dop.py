@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from by_hand import GAMMA, LENGTHS, A, N, batch, session
 from core.config import ConfigError
@@ -16,6 +17,7 @@ from core.specs import ActionSpec, EnvSpec, EpisodeBatch
 from learners.dop import Fit
 from rl.distributions import Categorical
 from rl.masked import draw, taken
+from rl.policy_gradient import counterfactual_advantage
 from rl.returns import td_lambda, tree_backup
 
 STATE, OBS = 7, 6
@@ -97,6 +99,34 @@ def test_advantages_by_enumeration() -> None:
     found = net.advantage(state, obs, action, pi, avail, torch.Generator())
     torch.testing.assert_close(found, by_hand)
     assert not found.requires_grad
+
+
+def test_the_decomposition_takes_the_noise_out_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AC-31: DOP's game with uniform policies by enumeration. COMA's critic is exact, DOP's the best sum there is."""
+    n, a = 3, 14
+    action = torch.tensor(list(itertools.product(range(a), repeat=n)))[None]
+    payoff = torch.full((a, a, a), -10.0)
+    payoff[1, 5, 9] = 10
+    pi, avail = torch.full((1, a**n, n, a), 1 / a), torch.ones(1, a**n, n, a, dtype=torch.bool)
+    first, second, third = action[0].T
+    exact = torch.stack([payoff[:, second, third].T, payoff[first, :, third], payoff[first, second]], 1)[None]
+    coma = counterfactual_advantage(exact, pi, avail, action)
+    big = EnvSpec(actions=(ActionSpec(a),) * n, obs_dims=(1,) * n, state_dim=1, episode_limit=1)
+    critic = CRITICS["decomposed"](big, MIXERS["dop"](big, MIXERS["dop"].Config()), CRITICS["decomposed"].Config())
+    state, obs = torch.ones(1, a**n, 1), torch.ones(1, a**n, n, 1)
+    marginal = torch.stack([payoff.mean((1, 2)), payoff.mean((0, 2)), payoff.mean((0, 1))])
+    local = (
+        marginal / critic.mixer.weights(state)[0][0, 0, :, None]
+    )  # k_i Q_i is the best sum's term, but for a constant
+    monkeypatch.setattr(critic, "local", lambda state, obs: local.expand(1, len(state[0]), n, a))
+    dop = critic.advantage(state, obs, action, pi, avail, torch.Generator())
+
+    def variance(advantage: Tensor) -> Tensor:
+        gradient = advantage[..., None] * (one_hot(action, a) - pi)
+        return (gradient - gradient.mean(1)).square().sum()
+
+    torch.testing.assert_close(coma.square().mean() / dop.square().mean(), torch.tensor(196.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(variance(coma) / variance(dop), torch.tensor(212.25), rtol=1e-4, atol=0)
 
 
 def test_a_decomposed_critic_refuses_other_mixers() -> None:
