@@ -45,7 +45,7 @@ def returns(name: str, updates: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["fop_continuous", "fop_continuous_linear"])
+@pytest.mark.parametrize("name", ["fop_continuous", pytest.param("fop_continuous_linear", marks=pytest.mark.slow)])
 def test_agents_hit_the_numbers_shown(name: str) -> None:
     """A sum of the agents' own rewards, which linear mixers can express, too; answering 0 earns -2/3."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
