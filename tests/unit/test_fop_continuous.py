@@ -170,6 +170,27 @@ def test_policies_follow_the_gradient_of_the_written_objective() -> None:
     assert moved == {name for name in before if name.startswith("controller.")}
 
 
+def test_an_update_steps_critics_then_values_then_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loss is measured before its own step, and sees what the steps before it have changed."""
+    run, data = boxed(alpha_start=ALPHA, alpha_finish=ALPHA), episodes()
+    learner = run.learner
+    monkeypatch.setattr(learner, "draw", lambda _: data)
+    action, log_pi = (x.detach() for x in drawn(run, data))
+    y = learner.critic_target(data, action, log_pi, ALPHA)
+    critic_loss, values = learner.critic_loss(data, y).item(), copy.deepcopy([critic.v for critic in learner.critics])
+    metrics = learner.update(run.replay, 0)
+    assert metrics["critic_loss"].item() == pytest.approx(critic_loss, rel=1e-5)
+    q = [critic.local(data, action[:, :-1]) for critic in learner.critics]
+    policy_loss = learner.policy_loss(data, q, log_pi[:, :-1], ALPHA).item()
+    assert metrics["policy_loss"].item() == pytest.approx(policy_loss, rel=1e-5)
+    for critic, before in zip(learner.critics, values, strict=True):
+        critic.v = before
+    value_loss = learner.value_loss(data, q, log_pi[:, :-1], ALPHA).item()
+    assert metrics["value_loss"].item() == pytest.approx(value_loss, rel=1e-5)
+    assert metrics["policy_entropy"].item() == pytest.approx(-log_pi[:, :-1][data.mask > 0].mean().item(), rel=1e-5)
+    assert metrics["alpha"].item() == ALPHA
+
+
 def test_losses_teach_their_own_networks_only() -> None:
     run, data = boxed(), episodes()
     learner = run.learner
