@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,12 @@ def known(algorithm: str) -> bool:
     if not found:
         print(f"config/algs/{algorithm}.yaml is missing: left out")
     return found
+
+
+def conditions() -> str:
+    """Machine, versions and date, for a report."""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"Written on {date.today()}; {os.cpu_count()} CPU cores, one thread per run; {versions}."
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib
 import numpy as np
 import torch
-from sessions import Row, Session, make_rows, new_session, rows_of
+from sessions import Row, Session, conditions, make_rows, new_session, rows_of
 from torch import Tensor, nn
 
 from core.specs import EpisodeBatch
@@ -143,7 +143,7 @@ def report(rows: list[dict[str, str]]) -> str:
         f"joint at least factorised (medians): {sum(above)} of {len(above)} seeds.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, conditions(), ""])
 
 
 HEAD = [

@@ -21,7 +21,7 @@ import matplotlib
 import numpy as np
 import torch
 from gradients import moments
-from sessions import Row, Session, make_rows, new_session, rows_of
+from sessions import Row, Session, conditions, make_rows, new_session, rows_of
 
 from learners.maipg import Interpolated
 from modules.layers import action_vectors
@@ -152,7 +152,7 @@ def report(rows: list[dict[str, str]]) -> str:
             lines.append(
                 f"| {row['mixer']} | {row['seed']} | {row['q_explained']} | {row['rvar']} | {row['test_return']} |"
             )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", conditions(), ""])
 
 
 HEAD = [

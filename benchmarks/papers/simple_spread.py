@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 import torch
 from commands import ROOT, Task
-from sessions import Row, new_session
+from sessions import Row, conditions, new_session
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -81,15 +81,15 @@ def report(rows: list[Row], algorithms: list[str], chance: float) -> str:
             shown = ", ".join(f"{x:.1f}" for x in parts)
             last = f"{100 * gain(parts[-1], chance):.0f} % | {rises} | {own[-1]['t_env']:,}"
             lines.append(f"| {algorithm} | {seed} | {shown} | {last} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", conditions(), ""])
 
 
 HEAD = [
     "# Simple spread",
     "",
     "Do the baselines learn simple spread with 3 agents (AC-48)? Gate: MAPPO's cost in the end is at least 30 % below",
-    f"that of random actions, and it improves all along. All returns here include the constant {CONSTANT:g} per episode,",
-    "which the gain leaves out. Command: `python benchmarks/papers/simple_spread.py`, which runs",
+    f"that of random actions, and it improves all along. All returns here include the constant {CONSTANT:g} per",
+    "episode, which the gain leaves out. Command: `python benchmarks/papers/simple_spread.py`, which runs",
     "",
     *[f"    ./run.sh {' '.join(TASK.command(name, 0)[:-1])}" for name in TASK.more],
     "",
