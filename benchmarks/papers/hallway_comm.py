@@ -1,0 +1,174 @@
+"""Hallway with two chains of four, agents without memory: DOP with and without messages (DOP, appendix F; AC-43).
+
+    python benchmarks/papers/hallway_comm.py [--seeds 3] [--only dop_comm]
+
+Writes ``hallway_comm.csv`` (one row per test), ``hallway_comm.md`` and ``hallway_comm.png``. Runs that are in the CSV
+are not made again. One process, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "src"))
+
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import torch  # noqa: E402
+
+from core.config import load, merge, resolve  # noqa: E402
+from run import Session, build  # noqa: E402
+
+HERE = Path(__file__)
+COLUMNS = ["algorithm", "seed", "t_env", "won", "ep_length", "explore_won", "final", "cpu_s"]
+LAST, EVERY = 200_000, 10_000
+"""Environment steps of a run, and between two tests."""
+LEARNED, TIMES = 0.95, 3
+"""A run ends earlier after so many tests in a row with at least this success."""
+FINAL = 1024
+"""Episodes of the last test, of which the gates speak."""
+BLIND = 0.25
+"""The best success of agents without memory or messages whose actions are no lottery."""
+SETTINGS: dict[str, Any] = {
+    "agent": "mlp",
+    "last_action": False,
+    "critic_mode": "batch",
+    "batch_size_run": 32,
+    "on_policy_size": 64,
+    "on_policy_batch": 32,
+    "batch_size": 64,
+    "lr": 2e-3,
+    "critic_lr": 1e-3,
+    "target_update_interval": 100,
+    "epsilon_anneal_time": 50_000,
+    "t_max": LAST,
+    "test_interval": EVERY,
+    "test_nepisode": 128,
+    "log_interval": EVERY,
+    "device": "cpu",
+}
+"""The same for both algorithms; everything else is what their YAML files say."""
+GATES: dict[str, tuple[str, Callable[[list[float]], bool]]] = {
+    "dop": ("0.25 ± 0.08 in every seed", lambda final: all(abs(won - BLIND) <= 0.08 for won in final)),
+    "dop_comm": ("at least 0.9 in 2 of 3 seeds", lambda final: 3 * sum(won >= 0.9 for won in final) >= 2 * len(final)),
+}
+
+Row = dict[str, Any]
+
+
+def new_session(algorithm: str, seed: int) -> Session:
+    """A run of ``algorithm``."""
+    torch.set_num_threads(1)
+    config = merge(load(ROOT / "config/envs/hallway.yaml"), load(ROOT / f"config/algs/{algorithm}.yaml"))
+    return build(resolve(merge(config, SETTINGS | {"seed": seed})))
+
+
+def train(algorithm: str, seed: int) -> list[Row]:
+    """One run, a row for every test; the last row says how many of ``FINAL`` further episodes were won."""
+    start, made, rows, explored = time.process_time(), new_session(algorithm, seed), [], ""
+    for record in (record for tick in made.train() for record in tick.records):
+        if record.kind == "train":
+            explored = f"{record.values['battle_won']:.3f}"
+        if record.kind != "test":
+            continue
+        won, steps = record.values["test_battle_won_mean"], record.values["test_ep_length_mean"]
+        rows.append({"algorithm": algorithm, "seed": seed, "t_env": record.t_env, "won": won, "ep_length": steps})
+        rows[-1] |= {"explore_won": explored, "cpu_s": round(time.process_time() - start, 1)}
+        print(rows[-1], flush=True)
+        if len(rows) >= TIMES and all(row["won"] >= LEARNED for row in rows[-TIMES:]):
+            break
+    rows[-1]["final"] = round(float(made.evaluate("test", FINAL)["battle_won"].mean()), 4)
+    return rows
+
+
+def rows_on_disk() -> list[dict[str, str]]:
+    """What has been run so far."""
+    path = HERE.with_suffix(".csv")
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(rows: list[Row]) -> None:
+    """Appends the rows of one whole run."""
+    path = HERE.with_suffix(".csv")
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def report(rows: list[dict[str, str]]) -> str:
+    """The Markdown summary."""
+    lines = [
+        "# Hallway: agents without memory, with and without messages (AC-43)",
+        "",
+        "Command: `python benchmarks/papers/hallway_comm.py`. Raw rows: `hallway_comm.csv`. Two chains of four; agents",
+        "see their own position and number only (`agent=mlp last_action=False`), in `dop_comm` messages with noise, too.",
+        f"Success of the likeliest actions in {FINAL:,} episodes at the end of a run, and the step of this end:",
+        f"{LAST:,}, or after {TIMES} tests in a row of 128 episodes with at least {LEARNED:.0%}.",
+        "",
+        "| algorithm | success (last step) by seed | gate (provisional) | passed | CPU seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for algorithm, (gate, passed) in GATES.items():
+        ends = [row for row in rows if row["algorithm"] == algorithm and row["final"]]
+        ends.sort(key=lambda row: int(row["seed"]))
+        if not ends:
+            continue
+        shown = " · ".join(f"{float(row['final']):.3f} ({int(row['t_env']):,})" for row in ends)
+        verdict = "yes" if passed([float(row["final"]) for row in ends]) else "NO"
+        seconds = sum(float(row["cpu_s"]) for row in ends)
+        lines.append(f"| `{algorithm}` | {shown} | {gate} | {verdict} | {seconds:.0f} |")
+    keys = " ".join(f"{key}={value}" for key, value in SETTINGS.items())
+    return "\n".join([*lines, "", f"Settings of both: `{keys}`.", "", "![curves](hallway_comm.png)", ""])
+
+
+def draw(rows: list[dict[str, str]]) -> None:
+    """Test success of every seed."""
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for number, algorithm in enumerate(GATES):
+        seeds = sorted({row["seed"] for row in rows if row["algorithm"] == algorithm})
+        for seed in seeds:
+            own = [row for row in rows if (row["algorithm"], row["seed"]) == (algorithm, seed)]
+            steps, won = [int(row["t_env"]) for row in own], [float(row["won"]) for row in own]
+            label = f"{algorithm} ({len(seeds)} seeds)" if seed == seeds[0] else None
+            axis.plot(steps, won, color=f"C{number}", alpha=0.8, label=label)
+    axis.axhline(BLIND, color="grey", linestyle="--", label="best without memory and messages")
+    axis.set(xlabel="environment steps", ylabel="success in 128 test episodes", ylim=(-0.02, 1.02))
+    axis.set_title("hallway 4x4, agents without memory")
+    axis.legend()
+    figure.savefig(HERE.with_suffix(".png"), dpi=110)
+
+
+def main() -> None:
+    """Runs what is missing, then writes the summary and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="one of the algorithms")
+    options = parser.parse_args()
+    done = {(row["algorithm"], int(row["seed"])) for row in rows_on_disk()}
+    for seed in range(options.seeds):
+        for algorithm in GATES:
+            if options.only in ("", algorithm) and (algorithm, seed) not in done:
+                add(train(algorithm, seed))
+    rows = rows_on_disk()
+    HERE.with_suffix(".md").write_text(report(rows), encoding="utf-8")
+    draw(rows)
+    print(HERE.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
