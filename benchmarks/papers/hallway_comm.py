@@ -116,7 +116,7 @@ def report(rows: list[dict[str, str]]) -> str:
         "# Hallway: agents without memory, with and without messages (AC-43)",
         "",
         "Command: `python benchmarks/papers/hallway_comm.py`. Raw rows: `hallway_comm.csv`. Two chains of four; agents",
-        "see their own position and number only (`agent=mlp last_action=False`), in `dop_comm` messages with noise, too.",
+        "see their own position and number only (`agent=mlp last_action=False`), in `dop_comm` noisy messages too.",
         f"Success of the likeliest actions in {FINAL:,} episodes at the end of a run, and the step of this end:",
         f"{LAST:,}, or after {TIMES} tests in a row of 128 episodes with at least {LEARNED:.0%}.",
         "",
