@@ -97,7 +97,12 @@ class Session:
         )
         cfg = self.learner.cfg
         self.replay = Replay(
-            self.env.spec, cfg.buffer_size, cfg.buffer_bytes, self.device, self.streams.generator("replay")
+            self.env.spec,
+            cfg.buffer_size,
+            cfg.buffer_bytes,
+            self.device,
+            self.streams.generator("replay"),
+            cfg.buffer_steps,
         )
         self.progress = Progress(next_checkpoint=settings["checkpoint_interval"])
         self.meter = Meter()

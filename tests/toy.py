@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.config import ConfigError, Settings, check_fit
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -91,3 +92,13 @@ class Toy(BatchedEnv):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.set_state(saved)
+
+
+def acts_in_a_box(settings: Settings) -> bool:
+    """Whether the selected components refuse the toy's numbered actions, and so want its box."""
+    spec = Toy(Toy.Config(), 1, "cpu", 0).spec
+    try:
+        check_fit(settings, spec)
+    except ConfigError:
+        return True
+    return False

@@ -3,34 +3,28 @@
     python benchmarks/papers/hallway_comm.py [--seeds 3] [--only dop_comm]
 
 Writes ``hallway_comm.csv`` (one row per test), ``hallway_comm.md`` and ``hallway_comm.png``. Runs that are in the CSV
-are not made again. One process, one thread.
+are not made again. One run at a time, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib  # noqa: E402
+import matplotlib
+from sessions import Row, make_rows, new_session, rows_of
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
-
-from core.config import load, merge, resolve  # noqa: E402
-from run import Session, build  # noqa: E402
+import matplotlib.pyplot as plt
 
 HERE = Path(__file__)
-COLUMNS = ["algorithm", "seed", "t_env", "won", "ep_length", "explore_won", "final", "cpu_s"]
-LAST, EVERY = 250_000, 10_000
+COLUMNS = ["algorithm", "seed", "t_env", "explore_won", "won", "ep_length", "final", "cpu_s"]
+LAST, EVERY = 300_000, 10_000
 """Environment steps of a run, and between two tests."""
 LEARNED, TIMES = 0.95, 3
 """A run ends earlier after so many tests in a row with at least this success."""
@@ -62,52 +56,26 @@ GATES: dict[str, tuple[str, Callable[[list[float]], bool]]] = {
     "dop": ("0.25 ± 0.08 in every seed", lambda final: all(abs(won - BLIND) <= 0.08 for won in final)),
 }
 
-Row = dict[str, Any]
 
-
-def new_session(algorithm: str, seed: int) -> Session:
-    """A run of ``algorithm``."""
-    torch.set_num_threads(1)
-    config = merge(load(ROOT / "config/envs/hallway.yaml"), load(ROOT / f"config/algs/{algorithm}.yaml"))
-    return build(resolve(merge(config, SETTINGS | {"seed": seed})))
-
-
-def train(algorithm: str, seed: int) -> list[Row]:
+def train(job: tuple[str, int]) -> list[Row]:
     """One run, a row for every test; the last row says how many of ``FINAL`` further episodes were won."""
-    start, made, rows, explored = time.process_time(), new_session(algorithm, seed), [], ""
+    algorithm, seed = job
+    made = new_session("hallway", algorithm, SETTINGS | {"seed": seed})
+    rows: list[Row] = []
+    explored = ""
     for record in (record for tick in made.train() for record in tick.records):
         if record.kind == "train":
             explored = f"{record.values['battle_won']:.3f}"
         if record.kind != "test":
             continue
         won, steps = record.values["test_battle_won_mean"], record.values["test_ep_length_mean"]
-        rows.append({"algorithm": algorithm, "seed": seed, "t_env": record.t_env, "won": won, "ep_length": steps})
-        rows[-1] |= {"explore_won": explored, "cpu_s": round(time.process_time() - start, 1)}
+        row = {"algorithm": algorithm, "seed": seed, "t_env": record.t_env, "explore_won": explored}
+        rows.append(row | {"won": won, "ep_length": steps})
         print(rows[-1], flush=True)
         if len(rows) >= TIMES and all(row["won"] >= LEARNED for row in rows[-TIMES:]):
             break
     rows[-1]["final"] = round(float(made.evaluate("test", FINAL)["battle_won"].mean()), 4)
     return rows
-
-
-def rows_on_disk() -> list[dict[str, str]]:
-    """What has been run so far."""
-    path = HERE.with_suffix(".csv")
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def add(rows: list[Row]) -> None:
-    """Appends the rows of one whole run."""
-    path = HERE.with_suffix(".csv")
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 def report(rows: list[dict[str, str]]) -> str:
@@ -159,12 +127,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="one of the algorithms")
     options = parser.parse_args()
-    done = {(row["algorithm"], int(row["seed"])) for row in rows_on_disk()}
-    for seed in range(options.seeds):
-        for algorithm in GATES:
-            if options.only in ("", algorithm) and (algorithm, seed) not in done:
-                add(train(algorithm, seed))
-    rows = rows_on_disk()
+    path = HERE.with_suffix(".csv")
+    done = {(row["algorithm"], int(row["seed"])) for row in rows_of(path)}
+    chosen = [algorithm for algorithm in GATES if options.only in ("", algorithm)]
+    jobs = [(algorithm, seed) for seed in range(options.seeds) for algorithm in chosen]
+    make_rows(path, COLUMNS, train, [job for job in jobs if job not in done], 1)
+    rows = rows_of(path)
     HERE.with_suffix(".md").write_text(report(rows), encoding="utf-8")
     draw(rows)
     print(HERE.with_suffix(".md").read_text())

@@ -39,7 +39,8 @@ class PolicyMAC(StochasticController):
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
         """See ``Controller.unmet``."""
-        return None if spec.discrete else "it needs discrete actions; for a box there is mac=gaussian_mac"
+        boxes = "for a box there are mac=gaussian_mac and mac=deterministic_mac"
+        return None if spec.discrete else f"it needs discrete actions; {boxes}"
 
     def behaviour(
         self, logits: Float[Tensor, "*rest n a"], avail: Bool[Tensor, "*rest n a"], t_env: int

@@ -41,7 +41,7 @@ class Aggregation(ParticleEnv):
         """An agent nearer to the landmark than this is there."""
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        scene = Scene(n_landmarks=1, size=SIZE, draws=2, collide=False, see_others=True)
+        scene = Scene(n_landmarks=1, size=SIZE, draws=2, collide=False, see_others=True, landmark=cfg.reach)
         super().__init__(cfg, n_envs, device, seed, scene)
 
     @classmethod

@@ -48,6 +48,8 @@ class Learner(nn.Module, ABC):
         """Episodes that the replay keeps."""
         buffer_bytes: int = 8_000_000_000
         """Bytes that the replay may take; the oldest episodes go first."""
+        buffer_steps: int | None = None
+        """Steps that are enough for the replay: the oldest episode goes where it holds these without it."""
         burn_in: int = 0
         """Episodes collected before the first update (at least batch_size)."""
         grad_norm_clip: float = 10.0

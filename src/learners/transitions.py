@@ -27,6 +27,11 @@ class TransitionLearner(Learner):
                 super().__post_init__()
             elif self.batch_size < 1:
                 raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+            elif self.buffer_steps is not None and self.batch_size > self.buffer_steps:
+                raise ValueError(
+                    f"batch_size={self.batch_size} must be at most buffer_steps={self.buffer_steps}: "
+                    "an update waits until the replay holds that many steps"
+                )
 
     def ready(self, replay: Replay) -> bool:
         """Whether there are enough steps, or episodes."""
@@ -40,11 +45,19 @@ class TransitionLearner(Learner):
         return replay.uniform(self.cfg.batch_size)
 
     def refuse_memory(self) -> None:
-        """Refuses agents that remember where only single steps are seen.
+        """Refuses agents that remember where only single steps are seen, and replays that never hold a batch of them.
 
         Raises:
             ConfigError: with the remedy.
         """
+        most = self.cfg.buffer_size * self.spec.episode_limit
+        if self.cfg.sample == "transitions" and most < self.cfg.batch_size:
+            raise ConfigError(
+                [
+                    f"buffer_size={self.cfg.buffer_size} episodes have at most {most} steps here, fewer than "
+                    f"batch_size={self.cfg.batch_size}: raise buffer_size"
+                ]
+            )
         if self.cfg.sample == "transitions" and not self.controller.agent.memoryless:
             raise ConfigError(
                 [

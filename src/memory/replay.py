@@ -24,10 +24,25 @@ class Replay:
     """
 
     def __init__(
-        self, spec: EnvSpec, capacity: int, max_bytes: int, device: torch.device | str, rng: torch.Generator
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        max_bytes: int,
+        device: torch.device | str,
+        rng: torch.Generator,
+        enough_steps: int | None = None,
     ) -> None:
-        """``rng`` (in host memory) draws the episodes of ``uniform``."""
-        self.spec, self.capacity, self.max_bytes = spec, capacity, max_bytes
+        """An empty replay.
+
+        Args:
+            spec: sizes.
+            capacity: the most episodes.
+            max_bytes: the most bytes.
+            device: where they are kept.
+            rng: draws episodes and steps; in host memory.
+            enough_steps: the oldest episode goes where this many steps are stored without it; None: it stays.
+        """
+        self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
         self.device, self.rng = torch.device(device), rng
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
@@ -66,6 +81,8 @@ class Replay:
             for name, x in fields.items():
                 self._rows[name][place] = x[row, : length + 1]
             self._episodes.append((start, length))
+            while self.enough_steps is not None and self.steps - self._episodes[0][1] >= self.enough_steps:
+                self._episodes.popleft()
         self.added += len(batch)
         self._index = None
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import toy  # noqa: F401 - registers the environment
-from core.config import ConfigError, Settings, load, merge, resolve
+from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
 from modules.target import Target
 from run import Session, build
+from toy import acts_in_a_box
 
-ALGORITHMS = sorted(path.stem for path in (Path(__file__).parents[2] / "config" / "algs").glob("*.yaml"))
+ALGS = Path(__file__).parents[2] / "config" / "algs"
+ALGORITHMS = sorted(path.stem for path in ALGS.glob("*.yaml"))
+IN_A_BOX = [name for name in ALGORITHMS if acts_in_a_box(resolve(load(ALGS / f"{name}.yaml") | {"env": "toy"}))]
 SMALL = {
     "env": "toy",
     "seed": 3,
@@ -36,10 +38,18 @@ SMALL = {
 
 def settings(name: str, **more: object) -> Settings:
     """The algorithm on the toy, small; of SMALL and ``more`` only what its components know."""
-    config = load(Path(__file__).parents[2] / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
+    config = load(ALGS / f"{name}.yaml") | {"env": "toy"}
     known = resolve(config)
     wanted = SMALL | {"burn_in": 6} | more
-    return resolve(merge(config, {key: value for key, value in wanted.items() if key in known}))
+    if acts_in_a_box(known):
+        wanted["env_args"] = {"box": True} | wanted.get("env_args", {})
+    wanted["updates_per_collect"] = min(known["updates_per_collect"], 2)
+    if "updates_per_step" in config:
+        wanted["updates_per_step"] = 0.2  # so that a short run has some updates
+    if wanted.get("agent") == "rnn":
+        wanted["sample"] = "episodes"
+    given = {key: value for key, value in wanted.items() if key in known}
+    return resolve(merge(config, given), dict.fromkeys(config, "the file") | dict.fromkeys(given, COMMAND_LINE))
 
 
 def filled(name: str, **more: object) -> Session:
@@ -151,10 +161,22 @@ def test_the_seed_decides_the_run(name: str) -> None:
     assert not torch.equal(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*IN_A_BOX}))
 def test_continuous_actions_are_refused_before_anything_starts(name: str) -> None:
     with pytest.raises(ConfigError, match="discrete actions"):
         build(settings(name, env_args={"box": True}))
+
+
+@pytest.mark.parametrize("name", IN_A_BOX)
+def test_numbered_actions_are_refused_before_anything_starts(name: str) -> None:
+    with pytest.raises(ConfigError, match="actions in a box"):
+        build(settings(name, env_args={"box": False}))
+
+
+def test_both_kinds_of_actions_are_covered() -> None:
+    """So that neither of the two tests above is about nothing."""
+    assert {"facmac_continuous", "maddpg_continuous", "dop_deterministic", "fop_continuous"} <= {*IN_A_BOX}
+    assert {"qmix", "mappo", "facmac", "maddpg"} <= {*ALGORITHMS} - {*IN_A_BOX}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-import toy  # noqa: E402, F401 - registers the environment
+import toy  # noqa: E402 - registers the environment
 from core.config import load, merge, resolve  # noqa: E402
 from run import build  # noqa: E402
 
@@ -48,7 +48,8 @@ def measured(name: str) -> dict[str, Any]:
     """After 20 updates: Σ p, Σ |p| and Σ p² of every part's parameters, and the last metrics."""
     config = load(ROOT / "config" / "algs" / f"{name}.yaml") | {"env": "toy"}
     known = resolve(config)
-    session = build(resolve(merge(config, {key: value for key, value in SMALL.items() if key in known})))
+    small = {key: value for key, value in SMALL.items() if key in known}
+    session = build(resolve(merge(config, small | {"env_args": {"box": toy.acts_in_a_box(known)}})))
     updates, t_env = 0, 0
     while updates < UPDATES:
         episodes = session.runner.collect(t_env=t_env, mode="explore").episodes

@@ -1,0 +1,23 @@
+"""What ways of acting in a box of real numbers share."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.specs import EnvSpec
+
+
+def unmet_box(spec: EnvSpec) -> str | None:
+    """Why nobody can act there with one vector per agent, or None."""
+    if any(action.discrete for action in spec.actions):
+        return "it needs actions in a box; for discrete ones there is mac=policy_mac"
+    same = len({action.n for action in spec.actions}) == 1
+    return None if same else "it needs boxes of equally many dimensions"
+
+
+def bounds(spec: EnvSpec) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """The lowest and the highest number that each agent may give."""
+    low, high = ([[getattr(action, name)] for action in spec.actions] for name in ("low", "high"))
+    return torch.tensor(low), torch.tensor(high)
