@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib
 import numpy as np
 import torch
-from sessions import Row, Session, known, make_rows, new_session, rows_of
+from sessions import Row, Session, conditions, known, make_rows, new_session, rows_of
 
 from envs.mtq import BOUND, payoff
 
@@ -32,6 +32,7 @@ COLUMNS = ["algorithm", "seed", "t_env", "action_1", "action_2", "payoff", "cpu_
 GAME: dict[str, Any] = {"t_max": LAST, "test_nepisode": 0, "log_interval": 10**9, "device": "cpu"}
 ALIKE: dict[str, Any] = GAME | {
     "optimiser": "adam",
+    "adam_eps": 1e-8,
     "lr": 1e-3,
     "critic_lr": 1e-3,
     "batch_size": 128,
@@ -103,11 +104,11 @@ def report(rows: list[dict[str, str]]) -> str:
         solved = sum(end[3] >= SOLVED for end in ends)
         gate, passed = GATES.get(label, ("", None))
         verdict = f"{gate}: {'yes' if passed(solved) else 'NO'}" if passed else "logged"
-        shown = " · ".join(f"{end[3]:.2f} ({end[1]:.1f}, {end[2]:.1f})" for end in ends)
+        shown = " · ".join(f"{end[3]:z.2f} ({end[1]:.1f}, {end[2]:.1f})" for end in ends)
         lines.append(f"| {label} | {solved} of {len(ends)} | {verdict} | {shown} |")
     cpu = {label: [float(row["cpu_s"]) for row in rows if row["algorithm"] == label] for label in RUNS}
     times = ", ".join(f"{label} {np.median(seconds):.0f} s" for label, seconds in cpu.items() if seconds)
-    return "\n".join([*lines, "", f"Median CPU time of a run: {times}.", *FOOT])
+    return "\n".join([*lines, "", f"Median CPU time of a run: {times}.", conditions(), *FOOT])
 
 
 HEAD = [
@@ -151,7 +152,7 @@ def draw_all(rows: list[dict[str, str]]) -> None:
             place.plot(run[1], run[2], color=f"C{number}", linewidth=0.8, alpha=0.7)
             place.plot(run[1, -1], run[2, -1], "o", color=f"C{number}", markersize=4)
     curve.set(xlabel="environment steps", ylabel="payoff of greedy actions", title="median, least and most over seeds")
-    curve.set_ylim(-20, 10.5)
+    curve.set_ylim(-12, 10.5)
     curve.legend(loc="center right")
     place.set(xlabel="agent 1", ylabel="agent 2", title="paths of the greedy actions, and where they end")
     place.set_xlim(-BOUND, BOUND)
