@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import yaml  # noqa: E402
+
 from tracking.journal import read  # noqa: E402
 
 
@@ -30,6 +32,8 @@ class Task:
     place: str
     """Where its runs lie among the results, for instance ``sc2-skirmish/3m``."""
     results: Path
+    t_max: int
+    """Steps of every run; a complete run of fewer goes on."""
     keys: tuple[str, ...]
     """What follows ``with`` for every algorithm."""
     more: dict[str, tuple[str, ...]]
@@ -37,7 +41,8 @@ class Task:
 
     def command(self, algorithm: str, seed: int) -> list[str]:
         """The command line of one run."""
-        keys = [*self.keys, *self.more.get(algorithm, ()), f"seed={seed}", f"results_dir={self.results}"]
+        keys = [*self.keys, *self.more.get(algorithm, ()), f"t_max={self.t_max}", f"seed={seed}"]
+        keys.append(f"results_dir={self.results}")
         return [f"--config={algorithm}", f"--env-config={self.environment}", "with", *keys]
 
     def folder(self, algorithm: str, seed: int) -> Path | None:
@@ -49,9 +54,11 @@ class Task:
         """Starts, resumes or skips one run."""
         path, words = self.folder(algorithm, seed), self.command(algorithm, seed)
         if path is not None:
-            if json.loads((path / "record.json").read_text())["status"] == "COMPLETED":
+            status = json.loads((path / "record.json").read_text())["status"]
+            wanted = yaml.safe_load((path / "config.yaml").read_text())["t_max"]
+            if status == "COMPLETED" and wanted >= self.t_max:
                 return
-            words = ["resume", str(path)]
+            words = ["resume", str(path), "with", f"t_max={max(wanted, self.t_max)}"]
         log = self.results / f"{self.place.replace('/', '_')}_{algorithm}_{seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:

@@ -3,7 +3,7 @@
     python benchmarks/learning_curves.py --map 3m --algs qmix_tuned,macpf --seeds 0,1,2 --t-max 500000 [--jobs 2]
 
 Writes ``curves_<map>.csv`` (every test of every seed), ``curves_<map>.md`` (what was reached) and
-``curves_<map>.png``. Runs that are complete are not run again; interrupted ones are resumed.
+``curves_<map>.png``. Runs that are complete are not run again; interrupted and shorter ones are resumed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ NAMES = {"test_battle_won_mean": "won", "test_dep_battle_won_mean": "won_depende
 
 def task(options: argparse.Namespace) -> Task:
     """The runs on one map."""
-    keys = (f"env_args.map_name={options.map}", "env_args.engine=skirmish", f"t_max={options.t_max}")
-    return Task("sc2", f"sc2-skirmish/{options.map}", Path(options.results), keys, {})
+    keys = (f"env_args.map_name={options.map}", "env_args.engine=skirmish")
+    return Task("sc2", f"sc2-skirmish/{options.map}", Path(options.results), options.t_max, keys, {})
 
 
 def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:

@@ -33,7 +33,8 @@ TASK = Task(
     "simple_spread",
     "simple_spread/3_discrete",
     ROOT / "results" / "benchmarks",
-    (f"batch_size_run={ENVIRONMENTS}", f"t_max={LAST}", f"test_interval={TEST_EVERY}", "device=cpu"),
+    LAST,
+    (f"batch_size_run={ENVIRONMENTS}", f"test_interval={TEST_EVERY}", "device=cpu"),
     {"mappo": PPO, "ippo": PPO, "happo": PPO, "qmix": ("updates_per_collect=4",)},
 )
 COLUMNS = ["algorithm", "seed", "t_env", "return"]

@@ -39,16 +39,27 @@ class Aggregation(ParticleEnv):
         """Any push in the box from -1 to 1, or stay and a full push in one of four directions."""
         reach: float = 0.15
         """An agent nearer to the landmark than this is there."""
+        arena: float = 1.0
+        """Agents and landmark start in the square of this half-side."""
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        scene = Scene(n_landmarks=1, size=SIZE, draws=2, collide=False, see_others=True, landmark=cfg.reach)
+        scene = Scene(
+            n_landmarks=1,
+            size=SIZE,
+            draws=2,
+            collide=False,
+            see_others=True,
+            start=cfg.arena,
+            landmark=cfg.reach,
+        )
         super().__init__(cfg, n_envs, device, seed, scene)
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Checks the constants."""
-        if cfg.reach <= 0:
-            raise ValueError(f"reach must be positive, not {cfg.reach}")
+        for name in ("reach", "arena"):
+            if getattr(cfg, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(cfg, name)}")
         return super().settle(cfg)
 
     def label(self) -> str:
@@ -56,8 +67,8 @@ class Aggregation(ParticleEnv):
         return super().label().replace("/", "-reconstruction/", 1)
 
     def place(self, u: Float[Tensor, "k b"]) -> Float[Tensor, "2 l b"]:
-        """Uniform in the square of half-side 1."""
-        return (2 * u - 1)[:, None]
+        """Uniform in the square."""
+        return self.cfg.arena * (2 * u - 1)[:, None]
 
     def judge(self) -> Verdict:
         """The last step is lost unless it wins; being late is part of the task, so nothing is bootstrapped there."""

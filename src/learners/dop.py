@@ -21,7 +21,7 @@ from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
 from modules.target import Target
-from rl.masked import draw, masked_mean, taken
+from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
 from rl.returns import td_lambda, tree_backup
 
 
@@ -106,6 +106,8 @@ class DOP(Learner):
         """Its length k."""
         critic_mode: Literal["sequence", "batch"] = "sequence"
         """A gradient step for every time step, forwards, as in the release; or one for all of them."""
+        entropy_coef: float = 0.0
+        """Weight of the entropy of π in the policies' loss; the paper has none."""
         target_update_interval: int = 600
         """Gradient steps of the critic between two copies into its target."""
 
@@ -182,8 +184,11 @@ class DOP(Learner):
 
     def policy_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
         """-E[Σ_i k_i(s) A_i log π̄_i(a_i)] (Eq. 10), A_i local advantages of the current critic; mean over agents."""
-        avail = batch.avail[:, :-1]
-        pi = self.controller.behaviour(self.controller.unroll(batch)[:, :-1], avail, t_env)
+        avail, logits = batch.avail[:, :-1], self.controller.unroll(batch)[:, :-1]
+        pi = self.controller.behaviour(logits, avail, t_env)
         with torch.no_grad():
             advantage = self.critic.advantage(batch.state[:, :-1], batch.obs[:, :-1], batch.action, pi, avail, self.rng)
-        return masked_mean(-advantage * taken(pi, batch.action).clamp(min=1e-10).log(), batch.mask)
+        gain = advantage * taken(pi, batch.action).clamp(min=1e-10).log()
+        if self.cfg.entropy_coef:
+            gain = gain + self.cfg.entropy_coef * entropy(masked_log_softmax(logits, avail), avail)
+        return masked_mean(-gain, batch.mask)

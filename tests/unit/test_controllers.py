@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 import toy  # noqa: F401 - registers the environment
 from controllers.base import Controller
 from core.config import load, merge, resolve
+from core.registry import CONTROLLERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch, TimeStep, valid_mask
 from modules.layers import last_actions
 from rl.masked import masked_log_softmax, sample, taken
@@ -188,6 +189,77 @@ def test_policies_are_sampled_as_they_are() -> None:
     torch.testing.assert_close(share, expected.double(), rtol=0, atol=0.03)
     assert expected.max() - expected[expected > 0].min() > 0.1
     torch.testing.assert_close(act(made, step, "test", hidden=hidden, last=before)[0], expected.argmax(-1))
+
+
+def test_epsilon_of_policies_falls_with_the_steps_taken() -> None:
+    """FACMAC's exploration: uniform at first, the policy alone at the end."""
+    keys = {"epsilon_start": 1.0, "epsilon_finish": 0.0, "epsilon_anneal_time": 1000}
+    made, step = controller("facmac", **keys), shown(4000)
+    step = dataclasses.replace(step, avail=torch.ones(4000, N, A, dtype=torch.bool))
+    logits = made.agent(step.obs[:, None], last(4000)[:, None], memory(4000))[0][:, 0]
+    pi = logits.softmax(-1).mean((0, 1)).detach()
+    for t_env, epsilon in ((0, 1.0), (500, 0.5), (1000, 0.0)):
+        share = one_hot(act(made, step, "explore", t_env), A).float().mean((0, 1))
+        torch.testing.assert_close(share, epsilon / A + (1 - epsilon) * pi, rtol=0, atol=0.02)
+    assert pi.max() - pi.min() > 0.05
+
+
+# --- deterministic_mac ------------------------------------------------------------------------------------------------
+
+LOW, HIGH = (-1.0, 0.0, -10.0), (1.0, 4.0, 10.0)
+
+
+def boxed(**more: Any) -> Controller:
+    """Agents whose boxes differ."""
+    torch.manual_seed(0)
+    actions = tuple(ActionSpec(2, low, high) for low, high in zip(LOW, HIGH, strict=True))
+    config = merge(load(ALGS / "dop_deterministic.yaml"), {"env": "toy", "hidden_dim": H} | more)
+    return resolve(config).build("mac", dataclasses.replace(SPEC, actions=actions))
+
+
+def boxed_step(b: int) -> TimeStep:
+    """The same observations in every environment."""
+    return shown(b, avail=torch.ones(b, N, 2, dtype=torch.bool), obs=shown(1).obs.repeat(b, 1, 1))
+
+
+def boxed_act(made: Controller, b: int, mode: str, t_env: int = 0) -> Tensor:
+    hidden, before = torch.zeros(b, N, H), torch.zeros(b, N, 2)
+    return made.act(boxed_step(b), before, hidden, t_env=t_env, mode=mode, rng=generator()).action
+
+
+def test_boxes_are_filled_but_never_left() -> None:
+    low, high = torch.tensor(LOW)[:, None], torch.tensor(HIGH)[:, None]
+    made = boxed(noise_start=5.0, noise_finish=5.0)
+    action = boxed_act(made, 500, "explore")
+    assert (action >= low).all() and (action <= high).all()
+    assert (action.amin(0) == low).all() and (action.amax(0) == high).all(), "noise is clipped at both ends"
+    out = made.agent(boxed_step(1).obs[:, None], torch.zeros(1, 1, N, 2), torch.zeros(1, N, H))[0][0, 0]
+    expected = (low + high) / 2 + (high - low) / 2 * out.tanh()
+    torch.testing.assert_close(boxed_act(made, 1, "test")[0], expected)
+
+
+def test_noise_is_annealed_and_a_share_of_the_box() -> None:
+    """Standard deviations of 20,000 draws around the same point: σ times half of each box's width."""
+    made = boxed(noise_start=0.2, noise_finish=0.05, noise_anneal_time=1000)
+    mu, half = boxed_act(made, 1, "test"), torch.tensor([1.0, 2.0, 10.0])
+    for t_env, sigma in ((0, 0.2), (500, 0.125), (10**6, 0.05)):
+        noise = boxed_act(made, 20_000, "explore", t_env) - mu
+        torch.testing.assert_close(noise.std(0), (sigma * half)[:, None].expand(N, 2), rtol=0.03, atol=0)
+        assert (noise.mean(0).abs() < 0.03 * sigma * half[:, None]).all()
+    assert torch.equal(boxed_act(made, 1, "test", 0), boxed_act(made, 1, "test", 10**6))
+
+
+@pytest.mark.parametrize(
+    ("actions", "reason"),
+    [
+        ((ActionSpec(3),) * N, "mac=policy_mac"),
+        ((ActionSpec(1, 0.0, 1.0), *(ActionSpec(2, 0.0, 1.0),) * 2), "equally many"),
+    ],
+)
+def test_boxes_that_do_not_fit(actions: tuple[ActionSpec, ...], reason: str) -> None:
+    spec = dataclasses.replace(SPEC, actions=actions)
+    for name in ("deterministic_mac", "gaussian_mac"):
+        assert reason in str(CONTROLLERS[name].unmet(spec))
 
 
 # --- conditional_mac --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
 from learners.dop import Fit
+from rl.distributions import Categorical
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage
 from rl.returns import td_lambda, tree_backup
@@ -272,9 +273,12 @@ def test_an_agents_gradient_does_not_depend_on_what_the_others_did() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(*different, strict=True)), "COMA's does, which is DOP's point"
 
 
-def test_policy_loss_by_hand() -> None:
-    learner, data = session("dop").learner, batch()
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_policy_loss_by_hand(weight: float) -> None:
+    made, data = session("dop", entropy_coef=weight), batch()
+    learner = made.learner
     pi = learner.pi(data, 0)[:, :-1]
+    entropy = Categorical(made.controller.unroll(data)[:, :-1], data.avail[:, :-1]).entropy()
     advantage = learner.critic.advantage(
         data.state[:, :-1], data.obs[:, :-1], data.action, pi, data.avail[:, :-1], learner.rng
     )
@@ -283,6 +287,7 @@ def test_policy_loss_by_hand() -> None:
         for t in range(length):
             for i in range(N):
                 total -= advantage[row, t, i] * pi[row, t, i, data.action[row, t, i]].log()
+                total -= weight * entropy[row, t, i]
     torch.testing.assert_close(learner.policy_loss(data, 0), total / (sum(LENGTHS) * N))
 
 

@@ -105,11 +105,8 @@ def test_without_the_last_action_nothing_is_remembered() -> None:
     data = heard(made)
     other = dataclasses.replace(data, action=(data.action + 1) % A)
     assert torch.equal(made.controller.unroll(data), made.controller.unroll(other))
-    assert torch.equal(made.learner.read(noisy()).obs[:, 0], made.learner.read(noisy(other_actions())).obs[:, 0])
-
-
-def other_actions() -> EpisodeBatch:
-    return dataclasses.replace(batch(), action=(batch().action + 1) % A)
+    other = dataclasses.replace(data, obs=data.obs + 1)
+    assert changed(_messages(made, data), _messages(made, other), (2,)) == {(j,) for j in range(N)}
 
 
 # ---------------------------------------------------------------- what was heard is what is learnt from

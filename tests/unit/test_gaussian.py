@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from rl.distributions import Gaussian
+from rl.distributions import Gaussian, Squashed
 from rl.gaussian import gaussian_entropy, gaussian_log_prob, gaussian_sample, squashed, squashed_log_prob
 
 MEAN, LOG_STD = torch.tensor([[0.3, -1.2], [2.0, 0.0]]), torch.tensor([-0.5, 0.7])
@@ -65,3 +65,15 @@ def test_a_gaussian_policy() -> None:
     action = policy.sample(rng)
     torch.testing.assert_close(policy.log_prob(action), gaussian_log_prob(action, MEAN, LOG_STD))
     assert policy.entropy().shape == (2,)
+
+
+def test_one_action_inside_of_a_box() -> None:
+    """tanh stretched to each row's own box; its mean square is that of the tanh."""
+    out = torch.tensor([[0.0, 100.0], [-100.0, 0.5]], requires_grad=True)
+    policy = Squashed(out, torch.tensor([[-1.0], [2.0]]), torch.tensor([[1.0], [10.0]]))
+    torch.testing.assert_close(policy.mode(), torch.tensor([[0.0, 1.0], [2.0, 6 + 4 * math.tanh(0.5)]]))
+    assert torch.equal(policy.deterministic(torch.Generator()), policy.mode())
+    torch.testing.assert_close(policy.size(), torch.tensor([0.5, 0.5 + math.tanh(0.5) ** 2 / 2]))
+    policy.mode().sum().backward()
+    assert out.grad is not None
+    torch.testing.assert_close(out.grad, torch.tensor([[1.0, 0.0], [0.0, 4 * (1 - math.tanh(0.5) ** 2)]]))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+import by_hand
 from core.specs import EpisodeBatch
 from learners.maipg import MAIPG, Interpolated
 from ppo_family import BOX, collected, learnt, moved, session
@@ -98,6 +99,33 @@ def test_nu_1_is_the_gradient_of_the_action_value(noise: bool, more: dict[str, A
     ]
     torch.testing.assert_close(got, flat(used), atol=1e-6, rtol=1e-4)
     assert got.abs().max() > 1e-4
+
+
+class Lent(nn.Module):
+    """MAIPG's Q̂_tot in the place of FACMAC's critic."""
+
+    def __init__(self, made: Session, length: Tensor) -> None:
+        super().__init__()
+        self.q, self.length = made.learner.q, length
+
+    def forward(self, state: Tensor, obs: Tensor, action: Tensor) -> Tensor:
+        features, _ = self.q(state, self.q.initial_hidden(len(state)), self.length)
+        return self.q.total(features, action, state)
+
+
+@pytest.mark.parametrize(("name", "more"), [("facmac", {}), ("facmac_continuous", BOX)])
+def test_nu_1_is_the_gradient_that_facmac_takes(name: str, more: dict[str, Any]) -> None:
+    """AC-13: both learners with the same policies, Q̂, mixer, episodes and Gumbel noise, without entropy."""
+    made = moved(session("maipg", nu=1.0, entropy_coef=0.0, **WHOLE | more))
+    batch = collected(made)
+    facmac = by_hand.session(name, regulariser=0.0, env_args=made.settings["env_args"]).learner
+    facmac.controller, facmac.critic = made.controller, Lent(made, batch.length)
+    facmac.rng.set_state(made.learner.rng.get_state())
+    loss = facmac.policy_loss(batch)
+    wanted = torch.autograd.grad(loss, list(made.controller.parameters()), allow_unused=True, materialize_grads=True)
+    data, _ = made.learner.gather(batch)
+    torch.testing.assert_close(policy_gradient(made, data), flat(wanted), atol=1e-6, rtol=1e-4)
+    assert flat(wanted).abs().max() > 1e-4
 
 
 def mu(made: Session, batch: EpisodeBatch, noise: bool) -> Tensor:

@@ -208,6 +208,14 @@ def test_aggregation() -> None:
     assert last.info["success"][1] == 0
 
 
+def test_aggregation_may_begin_in_a_smaller_square() -> None:
+    env = made("aggregation", n_envs=4000, arena=0.5)
+    env.reset()
+    for places in (env.pos, env.landmarks):
+        assert 0.49 < places.abs().max() <= 0.5
+        assert places.std().item() == pytest.approx(0.5 / math.sqrt(3), rel=0.03)
+
+
 def test_aggregation_in_the_last_step_is_won() -> None:
     env = at("aggregation", [[[0.0, 0]] * 5], [[[0.0, 0]]], episode_limit=1)
     assert env.step(stay(env)).reward.tolist() == [10]
@@ -236,6 +244,7 @@ def test_labels(name: str, label: str) -> None:
         ("line", {"n_agents": 1}, "n_agents must be at least 2"),
         ("formation", {"episode_limit": 0}, "episode_limit must be at least 1"),
         ("aggregation", {"reach": -1.0}, "reach must be positive"),
+        ("aggregation", {"arena": 0.0}, "arena must be positive"),
     ],
 )
 def test_mistakes(name: str, env_args: dict[str, Any], message: str) -> None:

@@ -90,8 +90,8 @@ def clean(got: EpisodeBatch) -> None:
     assert got.avail[past].all()
 
 
-def replay(capacity: int = 4, max_bytes: int = 10**6, seed: int = 0) -> Replay:
-    return Replay(SPEC, capacity, max_bytes, "cpu", torch.Generator().manual_seed(seed))
+def replay(capacity: int = 4, max_bytes: int = 10**6, seed: int = 0, enough_steps: int | None = None) -> Replay:
+    return Replay(SPEC, capacity, max_bytes, "cpu", torch.Generator().manual_seed(seed), enough_steps)
 
 
 @pytest.fixture
@@ -173,6 +173,18 @@ def test_the_oldest_go_at_the_limit_in_bytes() -> None:
     one.add(episodes([1], 2))
     same(one.latest(9), split(episodes([5], 1)) + split(episodes([1], 2)))
     assert one.nbytes == 10 * ROW_BYTES
+
+
+def test_the_oldest_go_where_enough_steps_are_stored_without_them() -> None:
+    """Seven are enough: of 3, 2 and 4 all stay, since 2 + 4 are too few; with 1 more, 3 may go; a long one is kept."""
+    one = replay(capacity=50, enough_steps=7)
+    one.add(episodes([3, 2, 4]))
+    assert (len(one), one.steps) == (3, 9)
+    one.add(episodes([1], 3))
+    same(one.latest(9), split(episodes([2, 4], 1)) + split(episodes([1], 3)))
+    short = replay(capacity=50, enough_steps=1)
+    short.add(episodes([4, 6, 5]))
+    same(short.latest(9), split(episodes([5], 2)))
 
 
 def test_an_episode_may_wrap_around_the_end() -> None:

@@ -42,6 +42,8 @@ class Scene:
     """Whether agents observe where the others are, after the landmarks."""
     silence: int = 0
     """Channels of the others' messages at the end of an observation; nobody speaks, so they are 0."""
+    start: float = 1.0
+    """Half-side of the square in which agents start."""
     landmark: float = LANDMARK
     """Radius with which pictures show landmarks."""
 
@@ -140,7 +142,7 @@ class ParticleEnv(BatchedEnv):
         which = self._clock.start(which)
         u = self._random.uniform(which, 2 * n + self.scene.draws).t()
         self.vel.masked_fill_(which, 0)
-        self._update(which, self.pos, 2 * u[: 2 * n].reshape(2, n, -1) - 1)
+        self._update(which, self.pos, self.scene.start * (2 * u[: 2 * n].reshape(2, n, -1) - 1))
         self._update(which, self.landmarks, self.place(u[2 * n :]))
         return self._show()
 
