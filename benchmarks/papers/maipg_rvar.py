@@ -2,8 +2,8 @@
 
     python benchmarks/papers/maipg_rvar.py [--seeds 3] [--jobs 2]
 
-Writes ``maipg_rvar.csv`` (one row per seed and update), ``maipg_rvar.md`` and ``maipg_rvar.png``. Seeds that are in the
-CSV are not run again.
+Writes ``maipg_rvar.csv`` (one row per mixer, seed and update), ``maipg_rvar.md`` and ``maipg_rvar.png``. Runs that are
+in the CSV are not made again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__)
 WARM_UP, LAST = 20_000, 200_000
 ROLLOUTS = 64
-COLUMNS = ["seed", "t_env", "return_mean", "rvar_factorised", "rvar_joint", "cpu_s"]
+MIXERS = {"QMIX": "maipg", "VDN": "maipg_vdn"}
+COLUMNS = ["mixer", "seed", "t_env", "return_mean", "rvar_factorised", "rvar_joint", "cpu_s"]
 SETTINGS = {
     **{key: ROLLOUTS for key in ("batch_size_run", "batch_size", "buffer_size")},
     "chunk_length": 25,
+    "recurrent": False,
     "lr": 7e-4,
     "critic_lr": 7e-4,
     "epochs": 10,
@@ -111,9 +113,10 @@ def watch(made: Session) -> None:
     made.learner.gather = watched
 
 
-def train(seed: int) -> list[Row]:
-    """One run: a row per update."""
-    made = new_session("simple_spread", "maipg", SETTINGS | {"seed": seed})
+def train(job: tuple[str, int]) -> list[Row]:
+    """One run of a mixer and a seed: a row per update."""
+    mixer, seed = job
+    made = new_session("simple_spread", MIXERS[mixer], SETTINGS | {"seed": seed})
     watch(made)
     rows: list[Row] = []
     for tick in made.train():
@@ -121,29 +124,43 @@ def train(seed: int) -> list[Row]:
         for record in tick.records:
             values |= record.values
         rvars = {"rvar_factorised": values["rvar"], "rvar_joint": values["rvar_joint"]}
-        rows.append({"seed": seed, "t_env": tick.t_env, "return_mean": values["return"]} | rvars)
+        known = {"mixer": mixer, "seed": seed, "t_env": tick.t_env, "return_mean": values["return"]}
+        rows.append(known | rvars)
     return rows
 
 
 def report(rows: list[dict[str, str]]) -> str:
     """The Markdown summary."""
-    lines, good, above = [*HEAD], [], []
-    for seed in sorted({row["seed"] for row in rows}, key=int):
-        own = [row for row in rows if row["seed"] == seed and int(row["t_env"]) > WARM_UP]
-        factorised, joint = (np.array([float(row[f"rvar_{name}"]) for row in own]) for name in ("factorised", "joint"))
-        good.append(float((factorised < 1).mean()))
-        above.append(float(np.median(joint)) >= float(np.median(factorised)))
-        last = np.mean([float(row["return_mean"]) for row in own[-10:]])
-        spans = " | ".join(f"{np.median(x):.3f} | {x.max():.3f}" for x in (factorised, joint))
-        lines.append(f"| {seed} | {good[-1]:.2f} | {spans} | {(joint >= factorised).mean():.2f} | {last:.1f} |")
-    lines += [
-        "",
-        f"Gate, factorised RVar below 1 at 80 % or more of the updates after {WARM_UP:,} steps: "
-        f"{'yes' if min(good) >= 0.8 else 'NO'}, {sum(x >= 0.8 for x in good)} of {len(good)} seeds. Informational, "
-        f"joint at least factorised (medians): {sum(above)} of {len(above)} seeds.",
-        "",
-    ]
-    return "\n".join([*lines, conditions(), ""])
+    lines, verdicts = [*HEAD], []
+    for mixer in MIXERS:
+        good, above = [], []
+        for seed in seeds_of(rows, mixer):
+            own = [row for row in of(rows, mixer, seed) if int(row["t_env"]) > WARM_UP]
+            mixed, joint = (np.array([float(row[f"rvar_{name}"]) for row in own]) for name in ("factorised", "joint"))
+            good.append(float((mixed < 1).mean()))
+            above.append(float(np.median(joint)) >= float(np.median(mixed)))
+            last = np.mean([float(row["return_mean"]) for row in own[-10:]])
+            spans = " | ".join(f"{np.median(x):.4f} | {x.min():.4f} to {x.max():.4f}" for x in (mixed, joint))
+            lines.append(
+                f"| {mixer} | {seed} | {good[-1]:.2f} | {spans} | {(joint >= mixed).mean():.2f} | {last:.1f} |"
+            )
+        if good:
+            verdicts.append(
+                f"- {mixer}: factorised RVar below 1 at 80 % or more of the updates after {WARM_UP:,} steps: "
+                f"{'yes' if min(good) >= 0.8 else 'NO'}, {sum(x >= 0.8 for x in good)} of {len(good)} seeds. "
+                f"Informational, joint at least factorised (medians): {sum(above)} of {len(above)} seeds."
+            )
+    return "\n".join([*lines, "", *verdicts, "", conditions(), ""])
+
+
+def seeds_of(rows: list[dict[str, str]], mixer: str) -> list[str]:
+    """Those that were run."""
+    return sorted({row["seed"] for row in rows if row["mixer"] == mixer}, key=int)
+
+
+def of(rows: list[dict[str, str]], mixer: str, seed: str) -> list[dict[str, str]]:
+    """One run's rows."""
+    return [row for row in rows if (row["mixer"], row["seed"]) == (mixer, seed)]
 
 
 HEAD = [
@@ -151,35 +168,34 @@ HEAD = [
     "",
     "RVar = Var(A - Q̃) / Var(A), where Q̃ is an action value less its mean over 16 joint actions drawn from the",
     "policies: the share of the advantages' variance that it leaves (AC-42, the paper's figure 1). Command:",
-    "`python benchmarks/papers/maipg_rvar.py`. Raw rows: `maipg_rvar.csv`. Simple spread with 3 agents, `maipg` with",
-    "64 environments and ν = 0.05. The joint Q(s, a) is MAIPG's network of the state, whose head reads all actions;",
-    "it learns beside the factorised one, with the same targets, steps and optimiser, and nothing learns from it.",
+    "`python benchmarks/papers/maipg_rvar.py`. Raw rows: `maipg_rvar.csv`. Simple spread with 3 agents, `maipg` and",
+    "`maipg_vdn` with networks without memory, 64 environments and ν = 0.05. The joint Q(s, a) is MAIPG's network of",
+    "the state, whose head reads all actions; it learns beside the factorised one, with the same targets, steps and",
+    "optimiser, and nothing learns from it.",
     "",
     "![RVar over steps](maipg_rvar.png)",
     "",
     f"After {WARM_UP:,} steps:",
     "",
-    "| seed | updates with factorised < 1 | factorised, median | largest | joint, median | largest "
+    "| mixer | seed | updates with factorised < 1 | factorised, median | from, to | joint, median | from, to "
     "| updates with joint >= factorised | return, last 10 updates |",
-    "|---|---|---|---|---|---|---|---|",
+    "|---|---|---|---|---|---|---|---|---|",
 ]
 
 
 def draw(rows: list[dict[str, str]]) -> None:
-    """Every seed."""
-    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-    for number, name in enumerate(("factorised", "joint")):
-        for index, seed in enumerate(sorted({row["seed"] for row in rows}, key=int)):
-            own = [row for row in rows if row["seed"] == seed]
-            values = [float(row[f"rvar_{name}"]) for row in own]
-            label = f"{name} Q, each seed" if not index else None
-            axis.plot(
-                [int(row["t_env"]) for row in own], values, color=f"C{number}", alpha=0.7, linewidth=1, label=label
-            )
-    axis.axhline(1, color="grey", linewidth=0.8, linestyle="--")
-    axis.axvline(WARM_UP, color="grey", linewidth=0.8, linestyle=":")
-    axis.set(xlabel="environment steps", ylabel="RVar", title="MAIPG on simple spread, 3 agents")
-    axis.legend()
+    """One panel per mixer, every seed."""
+    figure, axes = plt.subplots(1, len(MIXERS), figsize=(11, 4), layout="constrained", sharey=True)
+    for axis, mixer in zip(axes, MIXERS, strict=True):
+        for number, name in enumerate(("factorised", "joint")):
+            for index, seed in enumerate(seeds_of(rows, mixer)):
+                own = [(int(row["t_env"]), float(row[f"rvar_{name}"])) for row in of(rows, mixer, seed)]
+                label = None if index else f"{name} Q, each seed"
+                axis.plot(*zip(*own, strict=True), color=f"C{number}", alpha=0.7, linewidth=1, label=label)
+        axis.axhline(1, color="grey", linewidth=0.8, linestyle="--")
+        axis.axvline(WARM_UP, color="grey", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="environment steps", ylabel="RVar", title=f"simple spread, 3 agents, {mixer}")
+    axes[0].legend()
     figure.savefig(HERE.with_suffix(".png"), dpi=110)
 
 
@@ -190,8 +206,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     path = HERE.with_suffix(".csv")
-    done = {int(row["seed"]) for row in rows_of(path)}
-    make_rows(path, COLUMNS, train, [seed for seed in range(options.seeds) if seed not in done], options.jobs)
+    done = {(row["mixer"], int(row["seed"])) for row in rows_of(path)}
+    jobs = [(mixer, seed) for mixer in MIXERS for seed in range(options.seeds) if (mixer, seed) not in done]
+    make_rows(path, COLUMNS, train, jobs, options.jobs)
     rows = rows_of(path)
     HERE.with_suffix(".md").write_text(report(rows), encoding="utf-8")
     draw(rows)

@@ -35,14 +35,15 @@ NUS = (0.0, 0.3, 0.5)
 MIXERS = {"QMIX": "maipg", "VDN": "maipg_vdn"}
 SCALES = ("as learnt", "returns")
 """Advantages standardised, as the learner has them, or on the scale of returns, as Q̂ is."""
-ROLLOUTS, PART, FITS = 64, 2, 15
+ROLLOUTS, PART, FITS = 64, 2, 40
 """Episodes that gradients are taken of, episodes in each mini-batch of them, and updates of V and Q̂ alone."""
 COLUMNS = ["mixer", "seed", "scale", "nu", "variance", "squared_mean", "q_explained", "rvar", "test_return", "cpu_s"]
 SETTINGS = {
     **{key: ROLLOUTS for key in ("batch_size_run", "batch_size", "buffer_size")},
     "chunk_length": 25,
+    "recurrent": False,
     "lr": 7e-4,
-    "critic_lr": 5e-3,
+    "critic_lr": 2e-3,
     "tau": 0.05,
     "epochs": 5,
     "nu": 0.05,
@@ -159,7 +160,8 @@ HEAD = [
     "# Variance of MAIPG's gradient",
     "",
     "Does the actor's gradient become less noisy with ν (AC-41, the paper's figure 4a)? Command:",
-    "`python benchmarks/papers/maipg_variance.py`. Raw rows: `maipg_variance.csv`. Simple spread with 3 agents. The",
+    "`python benchmarks/papers/maipg_variance.py`. Raw rows: `maipg_variance.csv`. Simple spread with 3 agents,",
+    "networks without memory. The",
     f"policies after 25,600 steps are held still while V and Q̂ learn from {FITS} further times {ROLLOUTS} episodes;",
     f"then the actor's gradient (without entropy) is taken on {ROLLOUTS // PART} mini-batches of {PART} new episodes.",
     "",
