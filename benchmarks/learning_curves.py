@@ -3,18 +3,14 @@
     python benchmarks/learning_curves.py --map 3m --algs qmix_tuned,macpf --seeds 0,1,2 --t-max 500000 [--jobs 2]
 
 Writes ``curves_<map>.csv`` (every test of every seed), ``curves_<map>.md`` (what was reached) and
-``curves_<map>.png``. Runs that are complete are not run again; interrupted ones are resumed.
+``curves_<map>.png``. Runs that are complete are not run again; interrupted and shorter ones are resumed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +19,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
-
-from tracking.journal import read  # noqa: E402
+from commands import ROOT, Task
 
 HERE = Path(__file__).resolve().parent
+NAMES = {"test_battle_won_mean": "won", "test_dep_battle_won_mean": "won_dependent", "test_return_mean": "return"}
 
 
-def command(options: argparse.Namespace, algorithm: str, seed: int) -> list[str]:
-    """The command line of one run."""
-    keys = [f"env_args.map_name={options.map}", "env_args.engine=skirmish", f"seed={seed}", f"t_max={options.t_max}"]
-    return [f"--config={algorithm}", "--env-config=sc2", "with", *keys, f"results_dir={options.results}"]
-
-
-def folder(options: argparse.Namespace, algorithm: str, seed: int) -> Path | None:
-    """The run's folder, if it has been started."""
-    found = sorted(Path(options.results).glob(f"sc2-skirmish/{options.map}/{algorithm}/*_seed{seed}_*/record.json"))
-    return found[-1].parent if found else None
-
-
-def run(options: argparse.Namespace, algorithm: str, seed: int) -> None:
-    """Starts, resumes or skips one run."""
-    path = folder(options, algorithm, seed)
-    words = command(options, algorithm, seed)
-    if path is not None:
-        if json.loads((path / "record.json").read_text())["status"] == "COMPLETED":
-            return
-        words = ["resume", str(path)]
-    log = Path(options.results) / f"{options.map}_{algorithm}_{seed}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        main = [sys.executable, str(ROOT / "src" / "main.py")]
-        result = subprocess.run([*main, *words], stdout=file, stderr=file, env=environment, cwd=ROOT)
-    print(f"{algorithm} seed {seed}: exit status {result.returncode}", flush=True)
-
-
-def curve(options: argparse.Namespace, algorithm: str, seed: int) -> list[dict[str, Any]]:
-    """Every test of a run."""
-    path = folder(options, algorithm, seed)
-    tests = [r for r in read(path / "metrics.jsonl") if r["kind"] == "test"] if path else []
-    names = {"test_battle_won_mean": "won", "test_dep_battle_won_mean": "won_dependent", "test_return_mean": "return"}
-    return [
-        {"algorithm": algorithm, "seed": seed, "t_env": r["t_env"]}
-        | {column: r["values"].get(name, "") for name, column in names.items()}
-        for r in tests
-    ]
+def task(options: argparse.Namespace) -> Task:
+    """The runs on one map."""
+    keys = (f"env_args.map_name={options.map}", "env_args.engine=skirmish")
+    return Task("sc2", f"sc2-skirmish/{options.map}", Path(options.results), options.t_max, keys, {})
 
 
 def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
@@ -79,7 +37,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
         f"# {options.map} on skirmish (our simulator, not StarCraft II)",
         "",
         "Command: `python benchmarks/learning_curves.py " + " ".join(sys.argv[1:]) + "`, which runs",
-        f"`./run.sh {' '.join(command(options, 'ALGORITHM', 0)[:-1])}` for every algorithm and seed.",
+        f"`./run.sh {' '.join(task(options).command('ALGORITHM', 0)[:-1])}` for every algorithm and seed.",
         "",
         "| algorithm | seed | first test with win rate >= 0.9 (step) | mean of the last 10 tests | best | steps |",
         "|---|---|---|---|---|---|",
@@ -129,10 +87,10 @@ def main() -> None:
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
     options.name = options.name or f"curves_{options.map}"
-    jobs = [(alg, int(seed)) for alg in options.algs.split(",") for seed in options.seeds.split(",")]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: run(options, *job), jobs))
-    rows = [row for job in jobs for row in curve(options, *job)]
+    algorithms, seeds = options.algs.split(","), [int(seed) for seed in options.seeds.split(",")]
+    runs = task(options)
+    runs.run_all(algorithms, seeds, options.jobs)
+    rows = [row for algorithm in algorithms for seed in seeds for row in runs.tests(algorithm, seed, NAMES)]
     with (HERE / f"{options.name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["algorithm", "seed", "t_env", "won", "won_dependent", "return"])
         writer.writeheader()

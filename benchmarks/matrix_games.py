@@ -1,4 +1,4 @@
-"""The acceptance benchmarks on one-step matrix games (algorithms.md 13.2: AC-32, 33, 35, 37 to 40), seed by seed.
+"""The acceptance benchmarks on one-step matrix games (algorithms.md 13.2: AC-32 to 35, 37 to 40), seed by seed.
 
     python benchmarks/matrix_games.py [--only AC-38] [--seeds 10] [--jobs 2]
 
@@ -9,29 +9,21 @@ benchmark goes on where it stopped. The summary with its gates goes to ``matrix_
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import multiprocessing
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import torch
+from sessions import Row, Session, make_rows, new_session, rows_of
+from torch import Tensor
+from torch.nn.functional import one_hot
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn.functional import one_hot  # noqa: E402
-
-from controllers.base import encode_agent  # noqa: E402
-from core.config import load, merge, resolve  # noqa: E402
-from core.specs import EpisodeBatch, valid_mask  # noqa: E402
-from learners.value import mix_utilities  # noqa: E402
-from rl.masked import masked_log_softmax, taken  # noqa: E402
-from run import Session, build  # noqa: E402
+from controllers.base import encode_agent
+from core.specs import EpisodeBatch, valid_mask
+from learners.value import mix_utilities
+from rl.masked import masked_log_softmax, taken
 
 CSV = Path(__file__).with_suffix(".csv")
 REPORT = Path(__file__).with_suffix(".md")
@@ -41,7 +33,7 @@ LEGEND = [
     "",
     "greedy = payoff of the executed policy's likeliest joint action; dep = E[r] of the dependent policy by",
     "enumeration; optima = its (or, without one, the independent policy's) mass on each optimum; Q* = the learnt joint",
-    "value of the optimum: Q_tot (QMIX, VDN, QPLEX), Q_jt (QTRAN, FOP), Q̂* (OW-QMIX, CW-QMIX). The CSV has this value",
+    "value of the optimum: Q_tot (QMIX, VDN, QPLEX, DOP), Q_jt (QTRAN, FOP), Q̂* (OW-QMIX, CW-QMIX). The CSV has it",
     "for every joint action.",
     "",
 ]
@@ -79,6 +71,19 @@ MACPF = GAME | {
 ADV = MACPF | {"mixer_form": "adv", "mixer_weights": "one", "mixer_bias": False}
 XOR = ADV | {"alpha_start": 0.2, "alpha_finish": 0.2, "alpha_schedule": "linear", "alpha_anneal_time": 1}
 UNIFORM = GAME | {"lr": 1e-3, "epsilon_start": 1.0, "epsilon_finish": 1.0, "t_max": 24_000}
+DOP = {
+    "agent": "mlp",
+    "critic_mode": "batch",
+    "lr": 1e-3,
+    "critic_lr": 1e-3,
+    "target_update_interval": 200,
+    "t_max": 10_000,
+    "test_nepisode": 0,
+    "log_interval": 10**9,
+}
+# Almost uniform data: with ε = 1 the policies' loss, which is of what acts, would have no gradient at all.
+DOP_UNIFORM = DOP | {"epsilon_start": 0.99, "epsilon_finish": 0.99}
+DOP_OWN = DOP | {"epsilon_start": 1.0, "epsilon_finish": 0.05, "epsilon_anneal_time": 9000}
 QPLEX = UNIFORM | {"n_head": 10, "adv_hypernet_layers": 3}
 
 
@@ -164,6 +169,16 @@ CHECKS = [
         "dependent E[r] >= 7.9 in at least 9 of 10",
         lambda rows: _count(rows, lambda row: float(row["dep_expected"]) >= 7.9) >= 9,
     ),
+    Check(
+        "AC-34",
+        "DOP, uniform data",
+        "dop",
+        "qtran33",
+        DOP_UNIFORM,
+        "optimum in at most 2 of 10",
+        lambda rows: _count(rows, _best) <= 2,
+    ),
+    Check("AC-34", "DOP, own exploration", "dop", "qtran33", DOP_OWN),
     *[baseline_check(name, UNIFORM, "optimum in at most 1 of 10", _seldom) for name in ("qmix", "vdn")],
     baseline_check("qplex", QPLEX, "optimum in at least 8 of 10", _mostly),
     baseline_check("qtran", UNIFORM, "optimum in at least 8 of 10", _mostly),
@@ -209,16 +224,15 @@ CHECKS = [
 ]
 
 
-def train(check: Check, seed: int) -> dict[str, Any]:
-    """One run, and what its policies and critics say in the end."""
-    torch.set_num_threads(1)
-    start = time.process_time()
-    config = merge(load(ROOT / "config/envs/matrix_game.yaml"), load(ROOT / f"config/algs/{check.algorithm}.yaml"))
-    session = build(resolve(merge(config, check.settings | {"seed": seed, "env_args": {"preset": check.preset}})))
-    for _ in session.train():
+def train(job: tuple[int, int]) -> list[Row]:
+    """One run of a check (by its number) and a seed, and what its policies and critics say in the end."""
+    check, seed = CHECKS[job[0]], job[1]
+    made = new_session(
+        "matrix_game", check.algorithm, check.settings | {"seed": seed, "env_args": {"preset": check.preset}}
+    )
+    for _ in made.train():
         pass
-    row = {"check": check.check, "variant": check.variant, "seed": seed}
-    return row | measure(session) | {"cpu_s": round(time.process_time() - start, 1)}
+    return [{"check": check.check, "variant": check.variant, "seed": seed} | measure(made)]
 
 
 def payoff_of(session: Session) -> Tensor:
@@ -257,12 +271,23 @@ def policies(session: Session, batch: EpisodeBatch, actions: Tensor, value: Tens
 
 def joint_values(session: Session, batch: EpisodeBatch, actions: Tensor, best: Tensor) -> dict[str, Any]:
     """The learnt value of every joint action, of learners that have one for the team."""
-    tables = {"fop": fop_table, "q_learner": q_table, "qtran": qtran_table, "weighted_qmix": central_table}
+    tables = {
+        "dop": dop_table,
+        "fop": fop_table,
+        "q_learner": q_table,
+        "qtran": qtran_table,
+        "weighted_qmix": central_table,
+    }
     table_of = tables.get(session.settings["learner"])
     if table_of is None or session.settings.get("mixer", "") is None:
         return {}
     table = table_of(session, batch, actions[:, None])[:, 0]
     return {"q_best": round(float(table[best][0]), 3), "detail": " ".join(f"{x:.2f}" for x in table.tolist())}
+
+
+def dop_table(session: Session, batch: EpisodeBatch, action: Tensor) -> Tensor:
+    """Q_tot of the linear critic."""
+    return session.learner.critic.q_tot(batch.state[:, :1], batch.obs[:, :1], action)
 
 
 def fop_table(session: Session, batch: EpisodeBatch, action: Tensor) -> Tensor:
@@ -308,18 +333,6 @@ def every_joint_action(session: Session, actions: Tensor) -> EpisodeBatch:
     )
 
 
-def _work(job: tuple[int, int]) -> dict[str, Any]:
-    return train(CHECKS[job[0]], job[1])
-
-
-def rows_on_disk() -> list[dict[str, str]]:
-    """What has been run so far."""
-    if not CSV.exists():
-        return []
-    with CSV.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def report(rows: list[dict[str, str]]) -> str:
     """The Markdown summary."""
     lines = [
@@ -357,23 +370,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    rows = rows_on_disk()
-    done = {(row["check"], row["variant"], int(row["seed"])) for row in rows}
+    done = {(row["check"], row["variant"], int(row["seed"])) for row in rows_of(CSV)}
     jobs = [
         (i, seed)
         for i, check in enumerate(CHECKS)
         for seed in range(options.seeds)
         if options.only in f"{check.check} {check.variant}" and (check.check, check.variant, seed) not in done
     ]
-    with CSV.open("a", newline="") as file, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        writer = csv.DictWriter(file, COLUMNS)
-        if not rows:
-            writer.writeheader()
-        for number, row in enumerate(pool.imap_unordered(_work, jobs), 1):
-            writer.writerow(row)
-            file.flush()
-            print(f"{number}/{len(jobs)}", row, flush=True)
-    REPORT.write_text(report(rows_on_disk()), encoding="utf-8")
+    make_rows(CSV, COLUMNS, train, jobs, options.jobs)
+    REPORT.write_text(report(rows_of(CSV)), encoding="utf-8")
     print(REPORT.read_text())
 
 

@@ -21,7 +21,8 @@ from run import Session, build
 
 ALGS = Path(__file__).parents[1] / "config" / "algs"
 FAMILY = ["mappo", "ippo", "happo", "maipg", "maipg_vdn"]
-SMALL = {"env": "toy", "seed": 3, "batch_size_run": 8, "hidden_dim": 8, "gamma": 0.9, "chunk_length": 2, "epochs": 1}
+SMALL = {"env": "toy", "seed": 3, "hidden_dim": 8, "gamma": 0.9, "chunk_length": 2, "epochs": 1}
+SMALL |= dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), 8)
 BOX = {"mac": "gaussian_mac", "env_args": {"box": True, "n_actions": 2}}
 
 

@@ -10,12 +10,14 @@ from core import checkpoint, cli
 from run import build
 from tracking.folder import RunFolder
 
-KEYS = ("t_max=100", "device=cpu", "buffer_size=32", "epsilon_finish=1.0")
+KEYS = ("t_max=100", "device=cpu")
+OF_ITS_OWN = {"qmix": ("buffer_size=32", "epsilon_finish=1.0"), "mappo": ("mac=gaussian_mac",)}
 
 
-def run_of(where: Path, env: str, *keys: str, seed: int) -> RunFolder:
-    """A run whose networks have learnt nothing yet."""
-    words = ["--config=qmix", f"--env-config={env}", "with", *KEYS, *keys, f"seed={seed}", f"results_dir={where}"]
+def run_of(where: Path, env: str, *keys: str, seed: int, algorithm: str = "qmix") -> RunFolder:
+    """A run whose networks have learnt nothing yet; ``mappo`` acts in boxes."""
+    words = [f"--config={algorithm}", f"--env-config={env}", "with", *KEYS, *OF_ITS_OWN[algorithm], *keys]
+    words += [f"seed={seed}", f"results_dir={where}"]
     settings = cli.compose(cli.parse(words))
     session = build(settings)
     folder = RunFolder.create(settings, session.env.label())

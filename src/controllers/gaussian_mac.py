@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
 from core.specs import EnvSpec, EpisodeBatch
+from modules.agents.base import Agent
 from rl.distributions import Gaussian
 
 UNCLIPPED = "unclipped_action"
@@ -50,14 +52,18 @@ class GaussianMAC(StochasticController):
 
     def network(self, spec: EnvSpec) -> nn.Module:
         """The agents' network, whose outputs are the means, with log σ."""
-        return _WithDeviation(super().network(spec), spec.n_actions, self.cfg.log_std_init)
+        return _WithConstant(self.settings.build("agent", spec), spec.n_actions, self.cfg.log_std_init)
 
     def acted(self, drawn: Float[Tensor, "b n a"], hidden: Tensor) -> Acted:
         """The action inside of the box; what was drawn is stored with the episode."""
-        return Acted(drawn.clamp(self.low, self.high), hidden, {UNCLIPPED: drawn})
+        return Acted(self.boxed(drawn), hidden, {UNCLIPPED: drawn})
+
+    def boxed(self, drawn: Float[Tensor, "b n a"]) -> Float[Tensor, "b n a"]:
+        """What is executed of what was drawn."""
+        return drawn.clamp(self.low, self.high)
 
     def drawn(self, batch: EpisodeBatch) -> Float[Tensor, "b t n a"]:
-        """Before it was clipped."""
+        """Before it was brought into the box."""
         return batch.extras[UNCLIPPED]
 
     def policy(
@@ -69,17 +75,21 @@ class GaussianMAC(StochasticController):
         return Gaussian(*out.chunk(2, -1))
 
 
-class _WithDeviation(nn.Module):
-    """An agent network with a learnt log σ behind its outputs."""
+class WithDeviation(nn.Module):
+    """An agent network with log σ behind its outputs."""
 
-    def __init__(self, agent: nn.Module, n: int, log_std: float) -> None:
+    def __init__(self, agent: Agent) -> None:
         super().__init__()
-        self.agent, self.hidden_dim, self.memoryless = agent, agent.hidden_dim, agent.memoryless
-        self.log_std = nn.Parameter(torch.full((n,), float(log_std)))
+        self.agent, self.hidden_dim = agent, agent.hidden_dim
+        self.memoryless, self.last_action = agent.memoryless, agent.last_action
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
         """The agent's."""
         return self.agent.initial_hidden(b)
+
+    @abstractmethod
+    def deviation(self, features: Float[Tensor, "b t n h"]) -> Float[Tensor, "*#rest a"]:
+        """log σ from the features below the agent's head."""
 
     def forward(
         self,
@@ -89,5 +99,18 @@ class _WithDeviation(nn.Module):
         length: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b t n p"], Float[Tensor, "b n h"]]:
         """See ``Agent.forward``."""
-        mean, hidden = self.agent(obs, last, hidden, length)
-        return torch.cat([mean, self.log_std.expand_as(mean)], -1), hidden
+        features, hidden = self.agent.encode(obs, last, hidden, length)
+        mean = self.agent.head(features)
+        return torch.cat([mean, self.deviation(features).expand_as(mean)], -1), hidden
+
+
+class _WithConstant(WithDeviation):
+    """log σ is a parameter, the same at every step."""
+
+    def __init__(self, agent: Agent, n: int, log_std: float) -> None:
+        super().__init__(agent)
+        self.log_std = nn.Parameter(torch.full((n,), float(log_std)))
+
+    def deviation(self, features: Float[Tensor, "b t n h"]) -> Float[Tensor, " a"]:  # noqa: ARG002 - of no input
+        """The parameter."""
+        return self.log_std

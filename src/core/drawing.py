@@ -21,6 +21,8 @@ SIGHT_ALPHA, REACH_ALPHA, TARGET_ALPHA, HOLLOW_ALPHA = 26, 200, 80, 60
 """How opaque sight, ranges, target lines and what is nobody's are, of 255."""
 EMBLEM = 0.86
 """Size of an emblem, as a share of its entity."""
+MARK = (0.0, 1.1, 1.9)
+"""Size of a mark's letters, times their number, as a share of its entity: of none, one, and more letters."""
 
 
 def draw(
@@ -39,7 +41,8 @@ def draw(
     canvas = _Canvas(stage, width)
     canvas.ground()
     living = [u for u in range(len(stage.entities)) if frame.alive[u]]
-    living.sort(key=lambda u: -stage.entities[u].radius)  # what is small stays on top
+    # What is small stays on top, and of equals what is nobody's lies below.
+    living.sort(key=lambda u: (-stage.entities[u].radius, stage.entities[u].team is not None))
     for u in living:
         if u in ranges:
             canvas.ranges(stage.entities[u], frame.position[u])
@@ -112,7 +115,7 @@ class _Canvas:
             points = [(x + EMBLEM * radius * dx, y - EMBLEM * radius * dy) for dx, dy in corners]
             if points:
                 self.pen.polygon(points, _tint(entity, 255, shade=0.68))
-        size = round((1.1 if len(entity.mark) == 1 else 0.95) * radius)
+        size = round(MARK[min(len(entity.mark), 2)] / max(len(entity.mark), 1) * radius)
         if size >= 5 * FINE:  # smaller ones cannot be read
             self.pen.text((x, y), entity.mark, ink, _font(size), anchor="mm")
 

@@ -28,7 +28,7 @@ class Entity:
     kind: str
     """What it shares with others of its sort: "marine"."""
     mark: str
-    """One or two characters that are written on it."""
+    """What is written on it: a few characters, the more of them the smaller."""
     team: int | None = None
     """Place in the stage's teams; None: nobody's, such as a landmark."""
     agent: int | None = None
@@ -37,6 +37,9 @@ class Entity:
     """Its agent's numbered actions by name; empty where they have none."""
     aims: tuple[int, ...] = ()
     """For each of these actions the entity that it is directed at, or -1; empty where none is directed at any."""
+    pushes: tuple[Point, ...] = ()
+    """For each of these actions the arrow that shows it, in the world's units; where the action is a box, for each of
+    its numbers the arrow of a 1, and arrows add up. Empty: actions are not shown as arrows."""
     radius: float
     """In the world's units."""
     sight: float = 0.0
@@ -49,6 +52,11 @@ class Entity:
     energy: float = 0.0
     cooldown: float = 0.0
     """Time until it can act again, in any unit."""
+
+    @classmethod
+    def of_agent(cls, agent: int, *, radius: float, **known: Any) -> Entity:
+        """An agent without a name of its own: "agent 2", marked 2, in the first team."""
+        return cls(name=f"agent {agent}", kind="agent", mark=str(agent), team=0, agent=agent, radius=radius, **known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +78,11 @@ class Stage:
     """Equal cells that fill it, x to the right and y up: FLOOR, WALL or CLIFF; None: all floor."""
 
     def __post_init__(self) -> None:
-        odd = [entity.name for entity in self.entities if entity.aims and len(entity.aims) != len(entity.actions)]
-        if odd:
-            raise ValueError(f"the stage {self.title} has entities with other numbers of aims than of actions: {odd}")
+        for named, numbered in (("aims", self.entities), ("pushes", [e for e in self.entities if e.actions])):
+            odd = [e.name for e in numbered if len(getattr(e, named)) not in (0, len(e.actions))]
+            if odd:
+                wrong = f"has entities with other numbers of {named} than of actions"
+                raise ValueError(f"the stage {self.title} {wrong}: {odd}")
         if not (self.low[0] < self.high[0] and self.low[1] < self.high[1]):
             raise ValueError(f"the stage {self.title} has no area: {self.low} to {self.high}")
         lost = [entity.name for entity in self.entities if entity.team not in (None, *range(len(self.teams)))]

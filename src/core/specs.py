@@ -129,6 +129,17 @@ class EpisodeBatch:
         acted = (steps < self.length.to(drawn.device)[:, None]).unsqueeze(-1)
         return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
 
+    def repeated(self, times: int) -> EpisodeBatch:
+        """All episodes, and then again all of them, ``times`` in all."""
+        if times == 1:
+            return self
+
+        def again(x: Tensor) -> Tensor:
+            return x.repeat(times, *[1] * (x.dim() - 1))
+
+        values: dict[str, Any] = {f.name: again(getattr(self, f.name)) for f in fields(self) if f.name != "extras"}
+        return replace(self, **values, extras={name: again(x) for name, x in self.extras.items()})
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
         values: dict[str, Any] = {

@@ -43,7 +43,15 @@ class Aggregation(ParticleEnv):
         """Agents and landmark start in the square of this half-side."""
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        scene = Scene(n_landmarks=1, size=SIZE, draws=2, collide=False, see_others=True, start=cfg.arena)
+        scene = Scene(
+            n_landmarks=1,
+            size=SIZE,
+            draws=2,
+            collide=False,
+            see_others=True,
+            start=cfg.arena,
+            landmark=cfg.reach,
+        )
         super().__init__(cfg, n_envs, device, seed, scene)
 
     @classmethod

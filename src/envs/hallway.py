@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from core.picture import FLOOR, WALL, Entity, Frame, Stage
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.rows.native import Clock, RowRandom, refuse_unavailable
 
 WIN = 10.0
+ACTIONS, MOVES = ("stay", "left", "right"), (0, -1, 1)
 SLACK = 10
 """Steps that the time limit leaves beyond the longest chain."""
 
@@ -47,7 +50,7 @@ class Hallway(BatchedEnv):
             metrics=("battle_won",),
         )
         self._lengths = torch.tensor(lengths, device=self.device)
-        self._moves = torch.tensor([0, -1, 1], device=self.device)
+        self._moves = torch.tensor(MOVES, device=self.device)
         self._avail = torch.ones(n_envs, n, 3, dtype=torch.bool, device=self.device)
         self._clock = Clock(self.spec.episode_limit, n_envs, self.device)
         self._random = RowRandom(seed, n_envs, self.device)
@@ -81,6 +84,28 @@ class Hallway(BatchedEnv):
         won = (running & home.all(-1)).float()
         terminated, truncated = self._clock.tick(home.any(-1))
         return Outcome(self._show(), WIN * won, terminated, truncated, {"battle_won": won})
+
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """The chains below each other, in the agents' order; place x of a chain is at x, and the goals are at 0."""
+        lengths = self.cfg.lengths
+        n, longest = len(lengths), max(lengths)
+        ground = np.full((longest + 3, 2 * n + 1), WALL, dtype=np.uint8)
+        for i, length in enumerate(lengths):
+            ground[1 : length + 2, 2 * (n - 1 - i) + 1] = FLOOR
+        pushes = tuple((0.5 * x, 0.0) for x in MOVES)
+        agents = (Entity.of_agent(i, radius=0.28, actions=ACTIONS, pushes=pushes) for i in range(n))
+        goals = (Entity(name=f"goal of agent {i}", kind="goal", mark="", radius=0.42) for i in range(n))
+        low, high = (-1.5, -1.5), (longest + 1.5, 2 * n - 0.5)
+        return Stage(
+            title=self.label(), teams=("agents",), entities=(*agents, *goals), low=low, high=high, ground=ground
+        )
+
+    def frame(self, row: int) -> Frame:
+        """Everybody on its own chain."""
+        n = self.spec.n_agents
+        x = np.concatenate([self._position[row].cpu().numpy(), np.zeros(n)])
+        y = np.tile(2 * np.arange(n)[::-1], 2)
+        return Frame.of(np.stack([x, y], -1).astype(np.float32))
 
     def seed_rows(self, seed: int) -> None:
         """Restarts the draws of starting positions."""

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.picture import Entity, Frame, Stage
 from core.registry import ENVS, did_you_mean
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -30,6 +32,8 @@ PRESETS: dict[str, list[list[float]]] = {
     # Claus and Boutilier (1998).
     "climbing": [[11, -30, 0], [-30, 7, 6], [0, 0, 5]],
 }
+NONE = -1
+"""No action yet."""
 GENERATED = ("dop14", "penalty")
 
 
@@ -100,6 +104,7 @@ class MatrixGame(BatchedEnv):
         self._avail = torch.arange(self.spec.n_actions, device=self.device) < sizes[:, None]
         self._obs = torch.eye(n, device=self.device) if cfg.observe_id else torch.ones(n, 1, device=self.device)
         self._clock = Clock(cfg.episode_length, n_envs, self.device)
+        self._chosen = torch.full((n_envs, n), NONE, device=self.device)  # the last joint action, for pictures only
 
     @classmethod
     def payoff_of(cls, cfg: Any) -> Float[Tensor, "*a"]:
@@ -138,17 +143,50 @@ class MatrixGame(BatchedEnv):
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
         """Starts the rows of ``which`` (None: all)."""
-        self._clock.start(which)
+        which = self._clock.start(which)
+        self._chosen = self._chosen.masked_fill(which[:, None], NONE)
         return self._show()
 
     def step(self, action: Int[Tensor, "b n"]) -> Outcome:
         """The payoff of the joint action; the last repetition is a true end, not a time limit (trap T-54)."""
         running = self._clock.running
         action = refuse_unavailable(action, self._avail.expand(self.n_envs, -1, -1), running)
+        self._chosen = torch.where(running[:, None], action, self._chosen)
         payoff = self._payoff[(action * self._strides).sum(-1)]
         terminated, truncated = self._clock.tick(self._clock.t + 1 >= self.cfg.episode_length)
         optimal = ((payoff == self._best) & running).float()
         return Outcome(self._show(), torch.where(running, payoff, 0), terminated, truncated, {"optimal": optimal})
+
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """The payoffs of two agents as a table: the first one chooses the row, the second one the column.
+
+        Raises:
+            NotImplementedError: a game of another number of agents, which has no table.
+        """
+        agents = [Entity.of_agent(i, radius=0.3) for i in range(2)]
+        rows, columns = self._table_shape()
+        cells = [
+            Entity(name=f"payoff of {divmod(k, columns)}", kind="payoff", mark=f"{payoff:g}", radius=0.42)
+            for k, payoff in enumerate(self._payoff.tolist())
+        ]
+        return Stage(
+            title=self.label(),
+            teams=("agents",),
+            entities=(*agents, *cells),
+            low=(-1.6, 0.4 - rows),
+            high=(columns - 0.4, 1.6),
+        )
+
+    def frame(self, row: int) -> Frame:
+        """The agents at the row and the column that they chose, after the payoff that both lead to."""
+        rows, columns = self._table_shape()
+        chosen = self._chosen[row].tolist()
+        first, second = chosen if NONE not in chosen else ((rows - 1) / 2, (columns - 1) / 2)
+        cells = [(float(k % columns), -float(k // columns)) for k in range(rows * columns)]
+        target = np.full(2 + len(cells), -1)
+        if NONE not in chosen:
+            target[:2] = 2 + columns * first + second
+        return Frame.of(np.array([(-1.0, -first), (second, 1.0), *cells], dtype=np.float32), target=target)
 
     def seed_rows(self, seed: int) -> None:
         """Nothing here is random."""
@@ -159,8 +197,15 @@ class MatrixGame(BatchedEnv):
         return self._clock.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """The inverse of ``state_dict``. What was chosen last is not shown any more."""
+        self._chosen = torch.full_like(self._chosen, NONE)
         self._clock.load_state_dict(state)
+
+    def _table_shape(self) -> tuple[int, int]:
+        sizes = [action.n for action in self.spec.actions]
+        if len(sizes) != 2:
+            raise NotImplementedError(f"only two agents have a table of payoffs, and there are {len(sizes)}")
+        return sizes[0], sizes[1]
 
     def _show(self) -> TimeStep:
         b = self.n_envs

@@ -6,13 +6,16 @@ what is observed are ours. Numbers from here are not the paper's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from core.picture import Entity, Frame, Stage
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
@@ -20,6 +23,9 @@ from envs.rows.native import Box, Clock
 
 FAST, WINNING, LIMIT = 30.0, 100.0, 10
 BONUS, STAKE = 3.0, 10.0
+# Of pictures, whose unit of length is one of speed: the wheel, where agents stand around it, the scale, its marks.
+WHEEL, CREW, SCALE, BELOW = 40.0, 50.0, -75.0, -88.0
+MARKS = {"at rest": 0.0, "fast": FAST, "winning": WINNING}
 
 
 @ENVS.register
@@ -84,6 +90,31 @@ class Mill(BatchedEnv):
         info = {"success": won.float(), "speed": self._speed.clone()}
         return Outcome(self._show(), torch.where(running, reward, 0), terminated, truncated, info)
 
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """The agents around their wheel, pushing along its rim, and its speed on a scale."""
+        push = 0.25 * CREW
+        agents = [
+            Entity.of_agent(i, radius=6.0, pushes=((push * math.cos(angle), -push * math.sin(angle)),))
+            for i, angle in enumerate(self._angles())
+        ]
+        speed = Entity(name="speed", kind="speed", mark="", team=1, radius=4.0)
+        wheel = Entity(name="wheel", kind="wheel", mark="", radius=WHEEL)
+        marks = [Entity(name=name, kind="mark", mark=f"{at:.0f}", radius=8.0) for name, at in MARKS.items()]
+        return Stage(
+            title=self.label(),
+            teams=("agents", "wheel"),
+            entities=(*agents, speed, wheel, *marks),
+            low=(-1.3 * WINNING, BELOW - 15.0),
+            high=(1.3 * WINNING, CREW + 15.0),
+        )
+
+    def frame(self, row: int) -> Frame:
+        """Only the speed moves: it is where it belongs on the scale."""
+        crew = [(CREW * math.sin(angle), CREW * math.cos(angle)) for angle in self._angles()]
+        marks = [(at, BELOW) for at in MARKS.values()]
+        places = [*crew, (float(self._speed[row]), SCALE), (0.0, 0.0), *marks]
+        return Frame.of(np.array(places, dtype=np.float32))
+
     def seed_rows(self, seed: int) -> None:
         """Nothing here is random."""
         self.seed = seed
@@ -96,6 +127,10 @@ class Mill(BatchedEnv):
         """The inverse of ``state_dict``."""
         self._speed = state["speed"].to(self.device, copy=True)
         self._clock.load_state_dict(state["clock"])
+
+    def _angles(self) -> list[float]:
+        """Where the agents stand, clockwise from above."""
+        return [2 * math.pi * i / self.cfg.n_agents for i in range(self.cfg.n_agents)]
 
     def _show(self) -> TimeStep:
         n = self.cfg.n_agents

@@ -5,16 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from core.picture import Entity, Frame, Stage
 from core.registry import ENVS
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.rows.native import Box, Clock
 
 BOUND = 10.0
+AXIS = BOUND + 2.0
+"""How far from the centre pictures show the agents' numbers."""
+# Of pictures: lines on which one hill has one payoff, as (hill, centre, payoff, radius). Only f2's are above 0.
+LEVELS = (
+    ("wide hill", -5.0, -3.2, 6.0),
+    ("wide hill", -5.0, -0.8, 3.0),
+    ("wide hill", -5.0, 0.0, 0.4),
+    ("narrow hill", 5.0, 0.0, 10**0.5),
+    ("narrow hill", 5.0, 7.5, 2.5**0.5),
+    ("narrow hill", 5.0, 10.0, 0.4),
+)
 
 
 def payoff(action: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
@@ -50,6 +63,7 @@ class MTQ(BatchedEnv):
         )
         self._box = Box(self.spec.actions, self.device)
         self._clock = Clock(1, n_envs, self.device)
+        self._chosen = torch.full((n_envs, 2), torch.nan, device=self.device)  # for pictures only
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
@@ -60,16 +74,44 @@ class MTQ(BatchedEnv):
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
         """Starts the rows of ``which`` (None: all)."""
-        self._clock.start(which)
+        which = self._clock.start(which)
+        self._chosen = self._chosen.masked_fill(which[:, None], torch.nan)
         return self._show()
 
     def step(self, action: Float[Tensor, "b n d"]) -> Outcome:
         """The payoff of the joint action, and the end."""
         running = self._clock.running
-        value = payoff(self._box.admit(action, running)[..., 0])
+        joint = self._box.admit(action, running)[..., 0]
+        value = payoff(joint)
+        self._chosen = torch.where(running[:, None], joint, self._chosen)
         terminated, truncated = self._clock.tick(running)
         reward = torch.where(running, self.cfg.reward_scale * value, 0)
         return Outcome(self._show(), reward, terminated, truncated, {"payoff": value})
+
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """The plane of joint actions with lines of equal payoff, and the agents on its axes."""
+        agents = [Entity.of_agent(i, radius=0.6) for i in range(2)]
+        joint = Entity(name="joint action", kind="joint action", mark="", team=1, radius=0.4)
+        lines = [
+            Entity(name=f"{hill}, payoff {worth:g}", kind=hill, mark="", radius=radius)
+            for hill, _, worth, radius in LEVELS
+        ]
+        return Stage(
+            title=self.label(),
+            teams=("agents", "joint action"),
+            entities=(*agents, joint, *lines),
+            low=(-AXIS - 1.0, -AXIS - 1.0),
+            high=(BOUND + 1.0, BOUND + 1.0),
+        )
+
+    def frame(self, row: int) -> Frame:
+        """Agent 0 at its number from left to right, agent 1 from below; before they choose, both are at 0."""
+        chosen = self._chosen[row].cpu().numpy()
+        x, y = np.nan_to_num(chosen)
+        places = [(x, -AXIS), (-AXIS, y), (x, y), *((centre, centre) for _, centre, _, _ in LEVELS)]
+        alive = np.ones(len(places), dtype=bool)
+        alive[2] = not np.isnan(chosen).any()
+        return Frame.of(np.array(places, dtype=np.float32), alive=alive)
 
     def seed_rows(self, seed: int) -> None:
         """Nothing here is random."""
@@ -80,7 +122,8 @@ class MTQ(BatchedEnv):
         return self._clock.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """The inverse of ``state_dict``. What was chosen last is not shown any more."""
+        self._chosen = torch.full_like(self._chosen, torch.nan)
         self._clock.load_state_dict(state)
 
     def _show(self) -> TimeStep:

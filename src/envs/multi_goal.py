@@ -101,9 +101,9 @@ class MultiGoal(BatchedEnv):
     def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
         """The goals, and the point as one disc per agent."""
         c = self.cfg
+        pushes = tuple((c.step * x, c.step * y) for x, y in DIRECTIONS)
         agents = [
-            Entity(name=f"agent {n}", kind="agent", mark=str(n), team=0, agent=n, actions=ACTIONS, radius=c.arena / 20)
-            for n in range(self.spec.n_agents)
+            Entity.of_agent(n, radius=c.arena / 20, actions=ACTIONS, pushes=pushes) for n in range(self.spec.n_agents)
         ]
         goals = [
             Entity(name=name.replace("_", " "), kind="goal", mark=name[5].upper(), radius=c.goal_radius)

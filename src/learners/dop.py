@@ -4,23 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from controllers.base import Controller
-from core.config import Settings
+from controllers.policy_mac import PolicyMAC
+from core.config import ConfigError, Settings
 from core.registry import LEARNERS
-from core.specs import EnvSpec, EpisodeBatch
+from core.specs import EnvSpec, EpisodeBatch, valid_mask
 from learners.base import Learner, Metrics
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
 from modules.target import Target
-from rl.masked import draw, masked_mean, taken
+from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
 from rl.returns import td_lambda, tree_backup
+
+
+class Fit(NamedTuple):
+    """What the critic is fitted to: the m real steps of both sources in order of time, without padding."""
+
+    state: Float[Tensor, "m 1 s"]
+    obs: Float[Tensor, "m 1 n o"]
+    action: Int[Tensor, "m 1 n"]
+    y: Float[Tensor, "m 1"]
+    off: Float[Tensor, "m 1"]
+    """1 for off-policy data."""
+    counts: list[int]
+    """How many of them belong to each time step."""
+
+    @classmethod
+    def of(cls, on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor) -> Fit:
+        """Both batches' steps with their targets."""
+        parts = [_packed(on, y_on, 0.0), _packed(off, y_off, 1.0)]
+        time = torch.cat([t for t, _ in parts])
+        order = time.argsort(stable=True).to(y_on.device, non_blocking=True)
+        columns = zip(*(part for _, part in parts), strict=True)
+        state, obs, action, y, source = (torch.cat(column)[order].unsqueeze(1) for column in columns)
+        return cls(state, obs, action, y, source, time.bincount().tolist())
+
+    def steps(self, mode: Literal["sequence", "batch"]) -> Iterator[slice]:
+        """The rows of each gradient step: those of one time step after the other, as in the release, or all."""
+        if mode == "batch":
+            return iter([slice(None)])
+        ends = list(accumulate(self.counts))
+        return (slice(start, end) for start, end in pairwise([0, *ends]))
+
+
+def _packed(batch: EpisodeBatch, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The time of every real step, in host memory, and what belongs to it in ``Fit``'s order."""
+    row, t = valid_mask(batch.length, y.shape[1]).nonzero().T
+    at = row.to(y.device, non_blocking=True), t.to(y.device, non_blocking=True)
+    y = y[at]
+    return t, (batch.state[at], batch.obs[at], batch.action[at], y, torch.full_like(y, off))
 
 
 @LEARNERS.register
@@ -36,6 +76,11 @@ class DOP(Learner):
     before the policies, as in the release; targets and gradients use π̄, which acts; the true newest episodes are
     taken (T-21); the action of an episode's last state, which nobody took, is drawn from π̄.
     """
+
+    acts: type[Controller] = PolicyMAC
+    """The way of acting that it improves."""
+    criticises: type = PolicyCritic
+    """What it needs of its critic."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Learner.Config):
@@ -61,17 +106,30 @@ class DOP(Learner):
         """Its length k."""
         critic_mode: Literal["sequence", "batch"] = "sequence"
         """A gradient step for every time step, forwards, as in the release; or one for all of them."""
+        entropy_coef: float = 0.0
+        """Weight of the entropy of π in the policies' loss; the paper has none."""
         target_update_interval: int = 600
         """Gradient steps of the critic between two copies into its target."""
 
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
+        if not isinstance(controller, self.acts):
+            needed = self.acts.__module__.rpartition(".")[2]
+            raise ConfigError([f"'mac' is '{settings['mac']}', but {settings['learner']} needs mac={needed}"])
         super().__init__(spec, controller, cfg, settings, rng)
-        self.critic = build_critic(settings, PolicyCritic, spec, settings.build("mixer", spec))
+        self.critic = build_critic(settings, self.criticises, self.observed(spec), settings.build("mixer", spec))
         self.target = Target(self.critic, cfg.target_update_interval)
         self.optimise("policy", controller, lr=cfg.lr)
         self.optimise("critic", self.critic, lr=cfg.critic_lr)
+
+    def observed(self, spec: EnvSpec) -> EnvSpec:
+        """The sizes of what ``read`` returns."""
+        return spec
+
+    def read(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Episodes from the replay as targets and losses need them; here, as they are."""
+        return batch
 
     def ready(self, replay: Replay) -> bool:
         """Whether both sources of data have a batch."""
@@ -80,20 +138,18 @@ class DOP(Learner):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """The critic's steps on both sources of data, then one of the policies on the newest episodes."""
         cfg = self.cfg
-        on, off = replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size), replay.uniform(cfg.batch_size)
+        on = self.read(replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size))
+        off = self.read(replay.uniform(cfg.batch_size))
         y_on, y_off = self.on_policy_target(on, t_env), self.off_policy_target(off, t_env)
-        losses = (self.critic_loss(on, y_on, off, y_off, at) for at in self.critic_steps(on, off))
+        fit = Fit.of(on, y_on, off, y_off)
+        losses = (self.critic_loss(fit, rows) for rows in fit.steps(cfg.critic_mode))
         metrics = self.descend_each("critic", losses, self.target)
-        newest = replay.latest(cfg.on_policy_batch)
-        metrics |= self.descend("policy", self.policy_loss(newest, t_env))
+        metrics |= self.learn_policy(self.read(replay.latest(cfg.on_policy_batch)), t_env)
         return metrics | {"target_on_mean": masked_mean(y_on, on.mask), "target_off_mean": masked_mean(y_off, off.mask)}
 
-    def critic_steps(self, on: EpisodeBatch, off: EpisodeBatch) -> Iterator[slice]:
-        """The time steps of each gradient step: forwards one by one, as in the release, or all at once."""
-        steps = max(on.action.shape[1], off.action.shape[1])
-        if self.cfg.critic_mode == "batch":
-            return iter([slice(0, steps)])
-        return (slice(t, t + 1) for t in range(steps))
+    def learn_policy(self, batch: EpisodeBatch, t_env: int) -> Metrics:
+        """One step of the policies."""
+        return self.descend("policy", self.policy_loss(batch, t_env))
 
     @torch.no_grad()
     def pi(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b states n a"]:
@@ -118,27 +174,21 @@ class DOP(Learner):
             batch.reward, batch.terminated, batch.mask, q, expected, joint, cfg.gamma, cfg.tb_lambda, cfg.tb_steps
         )
 
-    def critic_loss(
-        self, on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor, at: slice
-    ) -> Float[Tensor, ""]:
-        """κ E_off[(Q_tot - y^TB)²] + (1-κ) E_on[(Q_tot - y^On)²] (Eq. 7) at the steps ``at``."""
-        on_loss, n_on = self.squared_error(on, y_on, at)
-        off_loss, n_off = self.squared_error(off, y_off, at)
-        kappa = n_off / (n_on + n_off).clamp(min=1) if self.cfg.kappa is None else self.cfg.kappa
-        return kappa * off_loss + (1 - kappa) * on_loss
-
-    def squared_error(self, batch: EpisodeBatch, y: Tensor, at: slice) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean of (Q_tot(s, a) - y)² over the real steps among ``at``, and their number."""
-        action, mask = batch.action[:, at], batch.mask[:, at]
-        if not action.shape[1]:  # the other batch has longer episodes
-            return y.new_zeros(()), y.new_zeros(())
-        q_tot = self.critic.q_tot(batch.state[:, :-1][:, at], batch.obs[:, :-1][:, at], action)
-        return masked_mean((q_tot - y[:, at]).square(), mask), mask.sum()
+    def critic_loss(self, fit: Fit, rows: slice) -> Float[Tensor, ""]:
+        """κ E_off[(Q_tot - y^TB)²] + (1-κ) E_on[(Q_tot - y^On)²] (Eq. 7) over some of the steps."""
+        q_tot = self.critic.q_tot(fit.state[rows], fit.obs[rows], fit.action[rows])
+        error, off = (q_tot - fit.y[rows]).square(), fit.off[rows]
+        if self.cfg.kappa is None:
+            return error.mean()
+        return self.cfg.kappa * masked_mean(error, off) + (1 - self.cfg.kappa) * masked_mean(error, 1 - off)
 
     def policy_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
         """-E[Σ_i k_i(s) A_i log π̄_i(a_i)] (Eq. 10), A_i local advantages of the current critic; mean over agents."""
-        avail = batch.avail[:, :-1]
-        pi = self.controller.behaviour(self.controller.unroll(batch)[:, :-1], avail, t_env)
+        avail, logits = batch.avail[:, :-1], self.controller.unroll(batch)[:, :-1]
+        pi = self.controller.behaviour(logits, avail, t_env)
         with torch.no_grad():
             advantage = self.critic.advantage(batch.state[:, :-1], batch.obs[:, :-1], batch.action, pi, avail, self.rng)
-        return masked_mean(-advantage * taken(pi, batch.action).clamp(min=1e-10).log(), batch.mask)
+        gain = advantage * taken(pi, batch.action).clamp(min=1e-10).log()
+        if self.cfg.entropy_coef:
+            gain = gain + self.cfg.entropy_coef * entropy(masked_log_softmax(logits, avail), avail)
+        return masked_mean(-gain, batch.mask)

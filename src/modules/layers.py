@@ -227,7 +227,7 @@ class JointWeights(nn.Module):
         self.actions = extract(s + n * spec.n_actions, n)
 
     def forward(self, state: Float[Tensor, "b t s"], joint: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n"]:
-        """λ_i(s, u); ``joint`` is u as one-hots."""
+        """λ_i(s, u); ``joint`` is u as one-hots, or the vectors themselves in a box."""
         key = self.key(state).abs() + 1e-10
         actions = self.actions(torch.cat([state, joint.flatten(-2)], dim=-1))
         return (key * self.agents(state).sigmoid() * actions.sigmoid()).sum(-2)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rl.exploration import greedy
-from rl.gaussian import gaussian_entropy, gaussian_log_prob, gaussian_sample
+from rl.gaussian import boxed, gaussian_entropy, gaussian_log_prob, gaussian_sample, squashed_log_prob
 from rl.gumbel import gumbel_softmax
 from rl.masked import entropy, expectation, masked_log_softmax, sample, taken, usable
 
@@ -132,8 +132,7 @@ class Squashed(Policy):
 
     def mode(self) -> Float[Tensor, "*rest d"]:
         """The action."""
-        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        return middle + half * self.out.tanh()
+        return boxed(self.out, self.low, self.high)
 
     def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
         """The action."""
@@ -142,3 +141,22 @@ class Squashed(Policy):
     def size(self) -> Float[Tensor, "*rest"]:
         """Of the actions, where the box reaches from -1 to 1."""
         return self.out.tanh().square().mean(-1)
+
+
+@dataclass(frozen=True)
+class SquashedGaussian:
+    """Normal draws squashed into a box, with densities over the box (algorithms.md 1.4).
+
+    No ``Distribution``: its entropy has no closed form, and densities are exact only together with what was squashed.
+    """
+
+    mean: Float[Tensor, "*rest d"]
+    log_std: Float[Tensor, "*rest d"]
+    low: Float[Tensor, "*#rest #d"]
+    high: Float[Tensor, "*#rest #d"]
+
+    def rsample(self, rng: torch.Generator) -> tuple[Float[Tensor, "*rest d"], Float[Tensor, "*rest"]]:
+        """Actions drawn and the logarithms of their densities, differentiable in the parameters."""
+        x = gaussian_sample(self.mean, self.log_std, rng)
+        log_prob = squashed_log_prob(x, self.mean, self.log_std, (self.high - self.low) / 2)
+        return boxed(x, self.low, self.high), log_prob

@@ -34,16 +34,23 @@ def gaussian_sample(
     return mean + log_std.exp() * noise
 
 
-def squashed(x: Float[Tensor, "*rest d"], scale: float | Float[Tensor, "*#rest d"]) -> Float[Tensor, "*rest d"]:
+def squashed(x: Float[Tensor, "*rest d"], scale: float | Float[Tensor, "*#rest #d"]) -> Float[Tensor, "*rest d"]:
     r"""The action :math:`a_{max} \tanh(x)`; ``scale`` is a_max."""
     return scale * torch.tanh(x)
+
+
+def boxed(
+    x: Float[Tensor, "*rest d"], low: Float[Tensor, "*#rest #d"], high: Float[Tensor, "*#rest #d"]
+) -> Float[Tensor, "*rest d"]:
+    """x squashed into the box from ``low`` to ``high``; 0 is its centre. Rounding may reach past the box's faces."""
+    return (low + high) / 2 + squashed(x, (high - low) / 2)
 
 
 def squashed_log_prob(
     x: Float[Tensor, "*rest d"],
     mean: Float[Tensor, "*rest d"],
     log_std: Float[Tensor, "*#rest d"],
-    scale: float | Float[Tensor, "*#rest d"],
+    scale: float | Float[Tensor, "*#rest #d"],
 ) -> Float[Tensor, "*rest"]:
     r"""log π of ``squashed(x, scale)`` for x drawn from the normal distribution.
 

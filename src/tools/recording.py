@@ -22,6 +22,8 @@ WINS = ("battle_won", "success")
 """Metrics that tell whether an episode was won, where an environment has one of them."""
 COLUMNS = ("health", "shield", "energy", "cooldown")
 """Fields of entities (at most) and frames (now) alike."""
+VOCABULARY = ("actions", "aims", "pushes")
+"""Fields of entities that are about their agents' actions."""
 FINE, FINEST = 3, 6
 """Numbers are kept to this share of the largest one, in powers of ten: what is looked at, and what is summed up."""
 
@@ -40,7 +42,7 @@ class Recording:
     reward: np.ndarray
     """[T], summed over the agents where each has its own."""
     result: str
-    """won, lost, undecided (cut by the time limit), or over, where nothing tells who won."""
+    """won, lost, undecided (cut by the time limit), or over, where nothing tells whether it was won."""
     metrics: dict[str, float]
     """The environment's, at the last step."""
 
@@ -124,11 +126,11 @@ def _recording(recorder: Recorder, rollout: Rollout, row: int) -> Recording:
 def result_of(metrics: dict[str, float], *, ended: bool) -> str:
     """How an episode came out. ``ended``: truly, not by its time limit."""
     wins = [metrics[name] for name in WINS if name in metrics]
+    if not wins:
+        return "over"
     if any(wins):
         return "won"
-    if not ended:
-        return "undecided"
-    return "lost" if wins else "over"
+    return "lost" if ended else "undecided"
 
 
 # --- the compact form -------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def compact(recordings: list[Recording]) -> dict[str, Any]:
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    vocabularies = list(dict.fromkeys((entity.actions, entity.aims) for entity in stage.entities))
+    vocabularies = list(dict.fromkeys(_vocabulary(entity) for entity in stage.entities))
     cells = None
     if stage.ground is not None:
         columns, rows = stage.ground.shape
@@ -159,7 +161,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "teams": [{"name": name, "colour": vars(colour(i))} for i, name in enumerate(stage.teams)],
         "nobody": vars(NOBODY),
         "kinds": [{"name": kind, "emblem": emblem(i)} for i, kind in enumerate(stage.kinds)],
-        "vocabularies": [{"actions": actions, "aims": aims} for actions, aims in vocabularies],
+        "vocabularies": [dict(zip(VOCABULARY, words, strict=True)) for words in vocabularies],
         "low": stage.low,
         "high": stage.high,
         "ground": cells,
@@ -167,12 +169,16 @@ def _stage(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _entity(
-    stage: Stage, entity: Entity, vocabularies: list[tuple[tuple[str, ...], tuple[int, ...]]]
-) -> dict[str, Any]:
-    vocabulary = vocabularies.index((entity.actions, entity.aims))
+def _vocabulary(entity: Entity) -> tuple[Any, ...]:
+    """What there is to say of its agent's actions, which others may share."""
+    return tuple(getattr(entity, name) for name in VOCABULARY)
+
+
+def _entity(stage: Stage, entity: Entity, vocabularies: list[tuple[Any, ...]]) -> dict[str, Any]:
+    vocabulary = vocabularies.index(_vocabulary(entity))
     fields = vars(entity) | {"kind": stage.kinds.index(entity.kind), "vocabulary": vocabulary}
-    del fields["actions"], fields["aims"]
+    for name in VOCABULARY:
+        del fields[name]
     has = {name: getattr(entity, name) for name in ("sight", "reach", *COLUMNS)}
     return {name: value for name, value in fields.items() if value is not None and has.get(name, 1.0) > 0}
 

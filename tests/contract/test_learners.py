@@ -175,7 +175,7 @@ def test_numbered_actions_are_refused_before_anything_starts(name: str) -> None:
 
 def test_both_kinds_of_actions_are_covered() -> None:
     """So that neither of the two tests above is about nothing."""
-    assert {"facmac_continuous", "maddpg_continuous", "dop_deterministic"} <= {*IN_A_BOX}
+    assert {"facmac_continuous", "maddpg_continuous", "dop_deterministic", "fop_continuous"} <= {*IN_A_BOX}
     assert {"qmix", "mappo", "facmac", "maddpg"} <= {*ALGORITHMS} - {*IN_A_BOX}
 
 

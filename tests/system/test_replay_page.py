@@ -43,8 +43,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(page: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="recording">(.*?)</script>', page.read_text(), re.DOTALL)
-    return json.loads(found.group(1))
+    return recorded(page)
 
 
 @pytest.fixture
@@ -55,6 +54,11 @@ def shown(browser: Chromium, page: Path) -> Iterator[Chromium]:
     browser.open(page, "step=0")
     yield browser
     assert browser.problems == []
+
+
+def recorded(page: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="recording">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found.group(1))
 
 
 def steps(data: dict[str, Any], episode: int = 0) -> int:
@@ -322,3 +326,118 @@ def test_the_network_is_out_of_reach(shown: Chromium):
     assert any("Content Security Policy" in problem for problem in shown.problems), "by the page, not by the network"
     assert not any("asked for" in problem for problem in shown.problems)
     shown.problems.clear()
+
+
+# --- worlds without battles -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["discrete", "continuous"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of exploring agents in a particle world."""
+    where, action = tmp_path_factory.mktemp("results"), request.param
+    algorithm = "qmix" if action == "discrete" else "mappo"
+    folder = run_of(where, "formation", f"env_args.action={action}", seed=4, algorithm=algorithm)
+    assert main.main(["replay", str(folder.path), "--episodes", "2", "--sample"]) == 0
+    return folder.path / "replay.html"
+
+
+@pytest.fixture
+def roamed(browser: Chromium, world: Path) -> Iterator[Chromium]:
+    """Its page, like ``shown``."""
+    browser.problems.clear()
+    browser.size(*WIDE)
+    browser.open(world, "step=0&view=whole")
+    yield browser
+    assert browser.problems == []
+
+
+def arrow(data: dict[str, Any], agent: int, k: int) -> np.ndarray:
+    """What the action of step ``k`` pushes to."""
+    pushes = np.array(data["stages"][0]["vocabularies"][0]["pushes"])
+    action = data["episodes"][0]["actions"][k][agent]
+    return pushes[action] if isinstance(action, int) else np.array(action) @ pushes
+
+
+def apart(data: dict[str, Any], k: int) -> float:
+    """The smallest distance between two agents before step ``k``."""
+    x, y = (np.array(data["episodes"][0]["frames"][axis][k][:3]) for axis in "xy")
+    return min(float(np.hypot(x[i] - x[j], y[i] - y[j])) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_agents_without_health_are_only_counted(roamed: Chromium, world: Path):
+    data = recorded(world)
+    assert roamed.value("[...document.querySelectorAll('#teams h2')].map((h) => h.textContent)") == ["agents3"]
+    assert roamed.value("document.querySelectorAll('.bars *').length") == 0
+    assert roamed.text("card") == "Choose a unit, on the map or in the list, to see what it does."
+    labels = roamed.value("[...document.querySelectorAll('.options label')].filter((l) => !l.hidden).length")
+    assert labels == 2, "view and pushes: there are no targets, and nobody's sight ends"
+    assert roamed.value("document.getElementById('scene').getAttribute('aria-label')").endswith(": 3 agents")
+    roamed.press("End")
+    assert roamed.text("outcome").startswith("Undecided") and data["episodes"][0]["result"] == "undecided"
+
+
+def test_pushes_are_arrows(roamed: Chromium, world: Path):
+    """From the edge of each disc, as long and in the direction as its action says; and only where they are wanted."""
+    data = recorded(world)
+    scale = float(roamed.value("document.getElementById('scene').dataset.scale"))
+    ink = ImageColor.getrgb(roamed.value("getComputedStyle(document.documentElement).getPropertyValue('--text')"))
+    pushing = [k for k in range(steps(data)) if all(np.hypot(*arrow(data, n, k)) > 0.05 for n in range(3))]
+    k = max(pushing, key=lambda k: apart(data, k))
+    roamed.value(f"seek({k})")
+    roamed.settle()
+    picture = pixels(roamed)
+    ways = []
+    for n in range(3):
+        way = arrow(data, n, k)
+        way = way / np.hypot(*way)
+        ways.append((place(roamed, data, n, k), way, data["stages"][0]["entities"][n]["radius"] * scale))
+    lengths = [np.hypot(*arrow(data, n, k)) * scale for n in range(3)]
+
+    def dark(n: int, along: float) -> bool:
+        (x, y), way, _ = ways[n]
+        px, py = round(x + along * way[0]), round(y - along * way[1])
+        return bool((np.abs(picture[py - 1 : py + 2, px - 1 : px + 2] - ink).sum(-1) < 90).any())
+
+    for n in range(3):
+        edge = ways[n][2]
+        assert dark(n, edge + 0.5 * lengths[n]) and dark(n, edge + lengths[n] - 3), f"agent {n}'s arrow is not seen"
+        assert not dark(n, edge + lengths[n] + 5), f"agent {n}'s arrow is too long"
+    roamed.value("document.getElementById('pushes').click()")
+    roamed.settle()
+    picture = pixels(roamed)
+    assert not any(dark(n, ways[n][2] + 0.5 * lengths[n]) for n in range(3))
+
+
+def test_actions_of_particles_are_told(roamed: Chromium, world: Path):
+    data = recorded(world)
+    action = data["episodes"][0]["actions"][0][1]
+    roamed.click(*place(roamed, data, 1, 0))
+    names = ("stay", "right", "left", "up", "down")
+    if isinstance(action, int):
+        assert roamed.text("act") == f"{names[action]} one of 5 available"
+    else:
+        words = roamed.text("act").strip("()").split(", ")
+        assert [float(word) for word in words] == pytest.approx(action, abs=0.0051)
+    assert roamed.text("card").count("agent 1") == 1, "its name is not said twice"
+
+
+def test_what_is_small_can_be_clicked_inside_of_what_is_large(browser: Chromium, tmp_path: Path):
+    """MTQ's tops lie within rings that lie within rings; before the choice there is no joint action."""
+    folder = run_of(tmp_path, "mtq", seed=4, algorithm="mappo")
+    assert main.main(["replay", str(folder.path), "--episodes", "1"]) == 0
+    page = folder.path / "replay.html"
+    data = recorded(page)
+    browser.problems.clear()
+    browser.size(*WIDE)
+    browser.open(page, "step=0")
+    for u, name in ((5, "wide hill, payoff 0"), (4, "wide hill, payoff -0.8"), (8, "narrow hill, payoff 10")):
+        x, y = place(browser, data, u, 0)
+        aside = 1.5 * float(browser.value("document.getElementById('scene').dataset.scale")) if u == 4 else 0
+        browser.click(x + aside, y)
+        assert name in browser.text("card")
+    row = "document.querySelector('[data-unit=\"2\"]')"
+    assert browser.value(f"{row}.textContent") == "joint actionnot there yet"
+    browser.press("End")
+    assert browser.value(f"{row}.textContent") == "joint action"
+    assert browser.text("outcome").startswith("The end")
+    assert browser.problems == []

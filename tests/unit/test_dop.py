@@ -8,12 +8,16 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from by_hand import GAMMA, LENGTHS, A, N, batch, session
 from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
+from learners.dop import Fit
+from rl.distributions import Categorical
 from rl.masked import draw, taken
+from rl.policy_gradient import counterfactual_advantage
 from rl.returns import td_lambda, tree_backup
 
 STATE, OBS = 7, 6
@@ -97,6 +101,34 @@ def test_advantages_by_enumeration() -> None:
     assert not found.requires_grad
 
 
+def test_the_decomposition_takes_the_noise_out_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AC-31: DOP's game with uniform policies by enumeration. COMA's critic is exact, DOP's the best sum there is."""
+    n, a = 3, 14
+    action = torch.tensor(list(itertools.product(range(a), repeat=n)))[None]
+    payoff = torch.full((a, a, a), -10.0)
+    payoff[1, 5, 9] = 10
+    pi, avail = torch.full((1, a**n, n, a), 1 / a), torch.ones(1, a**n, n, a, dtype=torch.bool)
+    first, second, third = action[0].T
+    exact = torch.stack([payoff[:, second, third].T, payoff[first, :, third], payoff[first, second]], 1)[None]
+    coma = counterfactual_advantage(exact, pi, avail, action)
+    big = EnvSpec(actions=(ActionSpec(a),) * n, obs_dims=(1,) * n, state_dim=1, episode_limit=1)
+    critic = CRITICS["decomposed"](big, MIXERS["dop"](big, MIXERS["dop"].Config()), CRITICS["decomposed"].Config())
+    state, obs = torch.ones(1, a**n, 1), torch.ones(1, a**n, n, 1)
+    marginal = torch.stack([payoff.mean((1, 2)), payoff.mean((0, 2)), payoff.mean((0, 1))])
+    local = (
+        marginal / critic.mixer.weights(state)[0][0, 0, :, None]
+    )  # k_i Q_i is the best sum's term, but for a constant
+    monkeypatch.setattr(critic, "local", lambda state, obs: local.expand(1, len(state[0]), n, a))
+    dop = critic.advantage(state, obs, action, pi, avail, torch.Generator())
+
+    def variance(advantage: Tensor) -> Tensor:
+        gradient = advantage[..., None] * (one_hot(action, a) - pi)
+        return (gradient - gradient.mean(1)).square().sum()
+
+    torch.testing.assert_close(coma.square().mean() / dop.square().mean(), torch.tensor(196.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(variance(coma) / variance(dop), torch.tensor(212.25), rtol=1e-4, atol=0)
+
+
 def test_a_decomposed_critic_refuses_other_mixers() -> None:
     with pytest.raises(ConfigError, match="linear mixer"):
         session("dop", mixer="qmix")
@@ -176,11 +208,10 @@ def test_kappa_chooses_the_source(name: str, other: str) -> None:
     learner = session(name).learner
     on, off = batch(seed=1), batch(seed=2)
     changed = {"on": on, "off": off} | {other: batch(seed=3)}
-    whole = slice(0, 3)
 
     def loss(on: EpisodeBatch, off: EpisodeBatch) -> Tensor:
         y = torch.zeros_like(on.reward)
-        return learner.critic_loss(on, y, off, y, whole)
+        return learner.critic_loss(Fit.of(on, y, off, y), slice(None))
 
     assert torch.equal(loss(on, off), loss(**changed))
     mine = {"on": on, "off": off} | {"on" if other == "off" else "off": batch(seed=3)}
@@ -193,23 +224,25 @@ def test_without_kappa_every_step_counts_the_same() -> None:
     y = torch.zeros(4, 3)
     errors = [learner.critic.q_tot(x.state[:, :-1], x.obs[:, :-1], x.action).square() * x.mask for x in (on, off)]
     by_hand = (errors[0].sum() + errors[1].sum()) / (on.mask.sum() + off.mask.sum())
-    torch.testing.assert_close(learner.critic_loss(on, y, off, y, slice(0, 3)), by_hand)
+    torch.testing.assert_close(learner.critic_loss(Fit.of(on, y, off, y), slice(None)), by_hand)
 
 
 def test_steps_in_sequence_cover_every_step_once() -> None:
     learner = session("dop").learner
     on, off = batch((2, 1, 1, 1), (True,) * 4), batch()
-    steps = list(learner.critic_steps(on, off))
-    assert [(at.start, at.stop) for at in steps] == [(0, 1), (1, 2), (2, 3)]
     y_on, y_off = torch.randn(4, 2), torch.randn(4, 3)
-    assert torch.isfinite(learner.critic_loss(on, y_on, off, y_off, steps[2])), "no on-policy step is left"
+    fit = Fit.of(on, y_on, off, y_off)
+    steps = list(fit.steps("sequence"))
+    real = [int(on.mask[:, t].sum() + off.mask[:, t].sum()) for t in range(2)] + [int(off.mask[:, 2].sum())]
+    assert fit.counts == real and [at.stop - at.start for at in steps] == real and steps[0].start == 0
+    assert torch.isfinite(learner.critic_loss(fit, steps[2])), "no on-policy step is left"
     q = learner.critic.q_tot(off.state[:, 1:2], off.obs[:, 1:2], off.action[:, 1:2])[:, 0]
     alive = off.mask[:, 1]
     by_hand = 0.5 * ((q - y_off[:, 1]).square() * alive).sum() / alive.sum()
     q = learner.critic.q_tot(on.state[:, 1:2], on.obs[:, 1:2], on.action[:, 1:2])[:, 0]
     alive = on.mask[:, 1]
     by_hand += 0.5 * ((q - y_on[:, 1]).square() * alive).sum() / alive.sum()
-    torch.testing.assert_close(learner.critic_loss(on, y_on, off, y_off, steps[1]), by_hand)
+    torch.testing.assert_close(learner.critic_loss(fit, steps[1]), by_hand)
 
 
 def policy_gradient_of(name: str, others: Tensor, agent: int) -> list[Tensor]:
@@ -240,9 +273,12 @@ def test_an_agents_gradient_does_not_depend_on_what_the_others_did() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(*different, strict=True)), "COMA's does, which is DOP's point"
 
 
-def test_policy_loss_by_hand() -> None:
-    learner, data = session("dop").learner, batch()
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_policy_loss_by_hand(weight: float) -> None:
+    made, data = session("dop", entropy_coef=weight), batch()
+    learner = made.learner
     pi = learner.pi(data, 0)[:, :-1]
+    entropy = Categorical(made.controller.unroll(data)[:, :-1], data.avail[:, :-1]).entropy()
     advantage = learner.critic.advantage(
         data.state[:, :-1], data.obs[:, :-1], data.action, pi, data.avail[:, :-1], learner.rng
     )
@@ -251,6 +287,7 @@ def test_policy_loss_by_hand() -> None:
         for t in range(length):
             for i in range(N):
                 total -= advantage[row, t, i] * pi[row, t, i, data.action[row, t, i]].log()
+                total -= weight * entropy[row, t, i]
     torch.testing.assert_close(learner.policy_loss(data, 0), total / (sum(LENGTHS) * N))
 
 

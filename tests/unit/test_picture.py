@@ -64,6 +64,14 @@ def test_a_disc_is_where_its_entity_is_and_as_large():
     assert drawn == pytest.approx(np.pi * 20**2, rel=0.08), "with the blended edge"
 
 
+def test_long_marks_stay_inside():
+    for mark in ("8", "-1", "-30", "10.4"):
+        picture = draw(stage(thing(mark=mark, radius=2.0)), frame((5, 2.5)), width=WIDTH)
+        y, x = np.argwhere((picture == 255).all(-1)).T
+        assert len(x) > 20, f"{mark} is seen"
+        assert np.hypot(x - 100, y - 50).max() < 40, f"{mark} stays inside"
+
+
 def test_every_team_has_its_colour_and_landmarks_are_rings():
     world = stage(thing(team=1), thing(team=None), thing(team=0))
     picture = draw(world, frame((2, 2), (5, 2), (8, 2)), width=WIDTH)
@@ -84,6 +92,12 @@ def test_what_is_small_stays_on_top():
     world = stage(thing(radius=0.3), thing(team=1, radius=1.5))
     picture = draw(world, frame((5, 2.5), (5, 2.5)), width=WIDTH)
     assert at(picture, 5, 2.5) == rgb(TEAMS[0].light) and at(picture, 6, 2.5) == rgb(TEAMS[1].light)
+
+
+def test_of_equals_what_is_nobodys_lies_below():
+    for teams in ((None, 0), (0, None)):
+        picture = draw(stage(*(thing(team=team) for team in teams)), frame((5, 2.5), (5, 2.5)), width=WIDTH)
+        assert at(picture, 5, 2.5) == rgb(TEAMS[0].light)
 
 
 def test_kinds_differ_by_their_emblems():
@@ -168,6 +182,9 @@ def test_impossible_stages_are_refused():
         stage(thing(name="stray", team=2))
     with pytest.raises(ValueError, match=r"other numbers of aims than of actions: \['odd'\]"):
         stage(thing(name="odd", actions=("stay", "go"), aims=(-1,)))
+    with pytest.raises(ValueError, match=r"other numbers of pushes than of actions: \['odd'\]"):
+        stage(thing(name="odd", actions=("stay", "go"), pushes=((0.0, 1.0),)))
+    assert stage(thing(pushes=((0.0, 1.0),))), "a box's numbers have no names"
     with pytest.raises(ValueError, match="at least 1 pixel"):
         draw(stage(), Frame.of(np.zeros((0, 2), dtype=np.float32)), width=0)
 
@@ -292,13 +309,14 @@ def test_a_battle_can_be_drawn():
 
 
 def test_multi_goal_shows_point_and_goals():
-    env = made("multi_goal")
+    env = made("multi_goal", step=2.0)
     env._point[0] = torch.tensor([2.0, -1.0])
     now, world = env.frame(0), env.stage(0)
     assert now.position[:2].mean(0).tolist() == [2, -1], "one agent on either side"
     assert now.position[2:].tolist() == [[0, 5], [0, -5], [5, 0], [-5, 0]]
     assert [entity.mark for entity in world.entities] == ["0", "1", "N", "S", "E", "W"]
     assert env.render(0, width=140).shape == (140, 140, 3)
+    assert world.entities[1].pushes == ((0, 0), (0, 2), (0, -2), (2, 0), (-2, 0)), "as far as the point would go"
 
 
 def test_the_example_of_an_environment_of_ones_own_works():
@@ -312,12 +330,6 @@ def test_the_example_of_an_environment_of_ones_own_works():
     assert tuple(picture[200, 93].tolist()) == tuple(picture[200, 307].tolist()) == rgb(TEAMS[0].light)
     env.place += 1
     assert now.position[0, 0] == -0.5, "a copy"
-
-
-def test_environments_without_a_place_say_so():
-    for name, args in (("hallway", {"lengths": [2, 2]}), ("matrix_game", {"preset": "climbing"})):
-        with pytest.raises(NotImplementedError, match="nothing to show"):
-            made(name, **args).render(0)
 
 
 @pytest.mark.parametrize("map_name", ["2s_vs_1sc", "6h_vs_8z", "MMM2"])

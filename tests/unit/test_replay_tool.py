@@ -164,8 +164,9 @@ def test_a_recorder_does_not_start_single_rows(session: Session):
         ({"battle_won": 0.0, "dead_allies": 3.0}, True, "lost"),
         ({"battle_won": 0.0}, False, "undecided"),
         ({"success": 1.0}, True, "won"),
+        ({"success": 0.0}, False, "undecided"),
         ({"other": 1.0}, True, "over"),
-        ({}, False, "undecided"),
+        ({}, False, "over"),
     ],
 )
 def test_how_an_episode_came_out(metrics: dict[str, float], ended: bool, result: str):
@@ -186,6 +187,7 @@ def recording(**fields: Any) -> Recording:
             agent=0,
             actions=("stay", "go"),
             aims=(-1, 2),
+            pushes=((0.0, 0.0), (0.5, 0.0)),
             radius=0.1,
             sight=0.5,
         ),
@@ -213,7 +215,10 @@ def test_the_compact_form_holds_everything_that_is_not_nothing():
         "name": "b", "kind": 0, "mark": "1", "team": 1, "agent": 1, "vocabulary": 1, "radius": 0.1, "health": 10.0,
     }  # fmt: skip
     assert stage["entities"][2] == {"name": "c", "kind": 1, "mark": "x", "vocabulary": 1, "radius": 0.2}
-    assert stage["vocabularies"] == [{"actions": ("stay", "go"), "aims": (-1, 2)}, {"actions": (), "aims": ()}]
+    assert stage["vocabularies"] == [
+        {"actions": ("stay", "go"), "aims": (-1, 2), "pushes": ((0.0, 0.0), (0.5, 0.0))},
+        {"actions": (), "aims": (), "pushes": ()},
+    ]
     assert [team["name"] for team in stage["teams"]] == ["we", "they"] and stage["ground"] is None
     assert episode["frames"] == {
         "x": [[0.1235, -0.5, 0.3333]] * 2, "alive": ["111", "101"], "health": [[0, 10, 0], [0, 7.5, 0]],
@@ -316,9 +321,9 @@ def test_a_run_without_a_checkpoint_is_refused(battles: RunFolder, tmp_path: Pat
 
 
 def test_an_environment_without_pictures_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    folder = run_of(tmp_path, "matrix_game", "env_args.preset=climbing", seed=SEED)
+    folder = run_of(tmp_path, "matrix_game", "env_args.preset=dop14", seed=SEED)
     assert main.main(["replay", folder.path.name, "--results-dir", str(tmp_path)]) == 2
-    assert "matrix_game/climbing cannot be replayed: MatrixGame has nothing to show" in capsys.readouterr().err
+    assert "matrix_game/dop14 cannot be replayed: only two agents have a table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -351,6 +356,31 @@ def test_the_command_is_listed():
 
 
 # --- other environments -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["formation", "mill", "mtq"])
+def test_actions_in_boxes_are_recorded(tmp_path: Path, name: str):
+    """Played again by hand, they lead through the same frames, rewards and ends."""
+    keys = ("env_args.action=continuous",) if name == "formation" else ()
+    folder = run_of(tmp_path, name, *keys, seed=SEED, algorithm="mappo")
+    session = trained.load(settings_of(folder), folder)
+    recordings = record(session, 2, sample=True)
+    env = make_env(session.settings, 2, session.streams.seed("eval"))
+    env.seed_rows(session.streams.seed("eval", session.progress.t_env))
+    env.reset()
+    for t in range(len(recordings[0].action)):
+        for row, one in enumerate(recordings):
+            assert_same(one.frames[t], env.frame(row))
+        assert len(recordings[1].action) == len(recordings[0].action), "these episodes end with the time"
+        outcome = env.step(torch.from_numpy(np.stack([one.action[t] for one in recordings])))
+        assert [float(one.reward[t]) for one in recordings] == outcome.reward.tolist()
+    for row, one in enumerate(recordings):
+        assert_same(one.frames[-1], env.frame(row))
+        written = np.array(compact([one])["episodes"][0]["actions"])
+        assert written.shape == one.action.shape == (len(one.reward), env.spec.n_agents, env.spec.n_actions)
+        assert np.abs(written - one.action).max() <= 0.0051 * np.abs(one.action).max()
+    assert len(np.unique(recordings[0].action)) > 1
+    session.close()
 
 
 class Drift(BatchedEnv):

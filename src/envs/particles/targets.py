@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.picture import Frame, Stage
 from envs.particles.matching import Matching
 from envs.particles.physics import distances
-from envs.particles.world import ParticleEnv, Scene, Verdict
+from envs.particles.world import ParticleEnv, Scene, Verdict, rings
 
 FAR = 2.0
 
@@ -41,6 +43,16 @@ class TargetEnv(ParticleEnv):
     @abstractmethod
     def targets(self) -> Float[Tensor, "2 n b"]:
         """Where the agents ought to be."""
+
+    def stage(self, row: int) -> Stage:
+        """Targets are rings as well: an agent whose centre lies in one is near enough."""
+        stage = super().stage(row)
+        return replace(stage, entities=(*stage.entities, *rings("target", self.cfg.n_agents, self.near)))
+
+    def frame(self, row: int) -> Frame:
+        """Where agents, landmarks and targets are."""
+        targets = self.targets()[:, :, row].t().cpu().numpy()
+        return Frame.of(np.concatenate([super().frame(row).position, targets]))
 
     def penalty(self, distance: Float[Tensor, "n b"]) -> Float[Tensor, " b"]:
         """The mean of the distances between agents and targets, each counted as ``FAR`` at most."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.picture import Entity, Frame, Stage
 from core.specs import ActionSpec, EnvSpec, Extras, Outcome, TimeStep
 from envs.base import BatchedEnv
 from envs.particles import physics
@@ -17,6 +18,13 @@ from envs.rows.native import Box, Clock, RowRandom, refuse_unknown
 
 # x and y of the actions stay, +x, -x, +y, -y: the original's order for one-hot actions.
 PUSHES = [[0.0, 1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, -1.0]]
+ACTIONS = ("stay", "right", "left", "up", "down")
+LANDMARK = 0.05
+"""Radius of a landmark in the original's pictures."""
+VIEW = 1.5
+"""Half the side of the square that pictures show; whoever leaves it is out of the picture."""
+ARROW = 0.25
+"""Length of a full push in pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,13 @@ class Scene:
     """Channels of the others' messages at the end of an observation; nobody speaks, so they are 0."""
     start: float = 1.0
     """Half-side of the square in which agents start."""
+    landmark: float = LANDMARK
+    """Radius with which pictures show landmarks."""
+
+
+def rings(kind: str, n: int, radius: float, mark: str = "") -> tuple[Entity, ...]:
+    """``n`` numbered places that are nobody's, for pictures."""
+    return tuple(Entity(name=f"{kind} {i}", kind=kind, mark=mark, radius=radius) for i in range(n))
 
 
 class Verdict(NamedTuple):
@@ -140,6 +155,27 @@ class ParticleEnv(BatchedEnv):
         verdict = self.judge()
         terminated, truncated = self._clock.tick(verdict.over)
         return Outcome(self._show(), torch.where(running, verdict.reward, 0), terminated, truncated, verdict.info)
+
+    def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
+        """Agents, and landmarks as rings."""
+        n = self.cfg.n_agents
+        ways = zip(*PUSHES, strict=True) if self.spec.discrete else ((1.0, 0.0), (0.0, 1.0))
+        pushes = tuple((ARROW * x, ARROW * y) for x, y in ways)
+        actions = ACTIONS if self.spec.discrete else ()
+        return Stage(
+            title=self.label(),
+            teams=("agents",),
+            entities=(
+                *(Entity.of_agent(i, radius=self.scene.size, actions=actions, pushes=pushes) for i in range(n)),
+                *rings("landmark", self.scene.n_landmarks, self.scene.landmark, mark="x"),
+            ),
+            low=(-VIEW, -VIEW),
+            high=(VIEW, VIEW),
+        )
+
+    def frame(self, row: int) -> Frame:
+        """Where agents and landmarks are."""
+        return Frame.of(self.entities[:, :, row].t().cpu().numpy().copy())
 
     def seed_rows(self, seed: int) -> None:
         """Restarts the draws of places."""

@@ -27,6 +27,7 @@ class SeparateAgents(nn.Module):
         self.networks: Stacked = Stacked(lambda: _Alone(make(alone)), spec.n_agents)
         self.hidden_dim: int = self.networks.example.agent.hidden_dim
         self.memoryless: bool = self.networks.example.agent.memoryless
+        self.last_action: bool = self.networks.example.agent.last_action
 
     def initial_hidden(self, b: int) -> Float[Tensor, "b n h"]:
         """Zeros, where the parameters live."""

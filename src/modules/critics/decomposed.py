@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from core.config import ConfigError
 from core.registry import CRITICS
 from core.specs import EnvSpec
-from modules.critics.policy import PolicyCritic
+from modules.critics.policy import LocalPolicyCritic
 from modules.layers import mlp
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage
 
 
 @CRITICS.register
-class DecomposedCritic(PolicyCritic):
+class DecomposedCritic(LocalPolicyCritic):
     r"""Wang et al., ICLR 2021, Eq. 5: :math:`Q_{tot}(s, a) = \sum_i k_i(s) Q_i(s, a_i) + b(s)`.
 
     Q_i is one network for all agents, of the state, the agent's observation and its number, as in the release (A10);

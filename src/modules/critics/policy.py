@@ -44,6 +44,14 @@ class PolicyCritic(nn.Module, ABC):
         """What multiplies ∇log π_i(a_i) in the policy's gradient; a constant."""
 
 
+class LocalPolicyCritic(PolicyCritic):
+    """A Q_tot that is made of a local value for every own action of every agent."""
+
+    @abstractmethod
+    def local(self, state: Float[Tensor, "b t s"], obs: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n a"]:
+        """Q_i(s, ·) of every agent."""
+
+
 class CounterfactualCritic(nn.Module, ABC):
     """The value of every own action of every agent, given what the others did."""
 

@@ -1,8 +1,8 @@
-// Beside the battlefield: the chosen unit, and all units with what they have and do.
+// Beside the stage: the chosen unit, and all units with what they have and do.
 
 const GAUGES = { health: "Health", shield: "Shield", energy: "Energy", cooldown: "Cooldown" };
-const HINT =
-  "Choose a unit, on the map or in the list, to see how far it sees and reaches, what it does and what it has left.";
+const HINT = "Choose a unit, on the map or in the list, to see what it does";
+const LEFT = ", how far it sees and reaches and what it has left";
 const SVG = document.querySelector("svg").namespaceURI; // not spelt out, so that the page names no address at all
 
 // An element with attributes and children (elements or text).
@@ -27,7 +27,7 @@ function makeChip(stage, entity, theme) {
   const corners = stage.kinds[entity.kind].emblem.map(([x, y]) => `${0.86 * x},${-0.86 * y}`);
   if (corners.length) chip.append(makeSvg("polygon", { points: corners.join(" "), fill: shade(colour, theme.scheme) }));
   const mark = makeSvg("text", {
-    y: 0.06, fill: theme.ink, "font-size": entity.mark.length > 1 ? 1 : 1.2, "font-weight": 600,
+    y: 0.06, fill: theme.ink, "font-size": markSize(entity.mark, 1), "font-weight": 600,
     "text-anchor": "middle", "dominant-baseline": "central",
   });
   mark.textContent = entity.mark;
@@ -90,7 +90,7 @@ class Panel {
     this.rows.forEach((row, u) => row && this.showRow(row, k, u, chosen));
     this.counts.forEach((count, i) => {
       const { alive, all } = episode.living(k, i);
-      count.textContent = `${alive} of ${all} left`;
+      count.textContent = episode.mortal(i) ? `${alive} of ${all} left` : `${all}`;
     });
     this.showCard(k, chosen);
   }
@@ -100,7 +100,7 @@ class Panel {
     const entity = episode.entities[u];
     const alive = episode.alive(k, u);
     for (const [name, part] of Object.entries(filled)) fill(part, episode.at(name, k, u), entity[name]);
-    does.textContent = alive ? episode.doing(k, u) : "fallen";
+    does.textContent = alive ? episode.doing(k, u) : episode.absence(k, u);
     button.classList.toggle("dead", !alive);
     button.setAttribute("aria-pressed", String(u === chosen));
     const health = shown(episode.at("health", k, u), 0);
@@ -111,13 +111,15 @@ class Panel {
   showCard(k, u) {
     const { episode, card } = this;
     if (u === null) {
-      card.replaceChildren(make("p", { class: "hint" }, HINT));
+      const fighting = episode.entities.some((entity) => entity.health);
+      card.replaceChildren(make("p", { class: "hint" }, `${HINT}${fighting ? LEFT : ""}.`));
       return;
     }
     const entity = episode.entities[u];
     const alive = episode.alive(k, u);
     const who = entity.agent === undefined ? teamName(episode.stage, entity) : `agent ${entity.agent}`;
-    const heading = make("h2", {}, makeChip(episode.stage, entity, this.theme), entity.name, make("small", {}, who));
+    const also = who === entity.name ? "" : make("small", {}, who);
+    const heading = make("h2", {}, makeChip(episode.stage, entity, this.theme), entity.name, also);
     const where = make("p", { class: "where" }, this.where(k, u, alive));
     card.replaceChildren(heading, this.makeAct(k, u, alive), this.makeGauges(k, u), where);
   }
@@ -125,8 +127,9 @@ class Panel {
   makeAct(k, u, alive) {
     const { episode } = this;
     const entity = episode.entities[u];
-    const act = make("p", { class: "act", id: "act" }, alive ? episode.doing(k, u) || "–" : "fallen");
     const agent = entity.agent;
+    const does = alive ? episode.doing(k, u) || (agent === undefined ? "" : "–") : episode.absence(k, u);
+    const act = make("p", { class: "act", id: "act" }, does);
     if (alive && agent !== undefined && k < episode.steps && !Array.isArray(episode.actions[k][agent]))
       act.append(" ", make("small", {}, `one of ${episode.choices[k][agent]} available`));
     return act;

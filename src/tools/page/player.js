@@ -9,7 +9,8 @@ const painter = new Painter(part("scene"));
 const episodes = recording.episodes.map((data) => new Episode(data));
 const panel = new Panel(part("card"), part("teams"), { choose, point });
 const state = {
-  number: 0, t: 0, playing: false, speed: 4, chosen: null, pointed: null, view: "action", aims: true, sights: false,
+  number: 0, t: 0, playing: false, speed: 4, chosen: null, pointed: null, view: "action",
+  aims: true, pushes: true, sights: false,
 };
 let theme = findTheme();
 let picture = null; // the camera and the units that were last painted
@@ -75,7 +76,7 @@ function summary(k) {
   const { stage, steps } = episode();
   const teams = stage.teams.map((team, i) => {
     const { alive, all } = episode().living(k, i);
-    return `${alive} of ${all} ${team.name} left`;
+    return episode().mortal(i) ? `${alive} of ${all} ${team.name} left` : `${all} ${team.name}`;
   });
   return `Step ${k} of ${steps}: ${teams.join(", ")}`;
 }
@@ -197,6 +198,7 @@ function open(number) {
   part("episodes").children[number].scrollIntoView({ block: "nearest", inline: "nearest" });
   part("scrubber").max = episode().steps;
   part("aims").closest("label").hidden = !hasTargets(episode());
+  part("pushes").closest("label").hidden = !episode().stage.vocabularies.some(({ pushes }) => pushes.length);
   part("sights").closest("label").hidden = !episode().entities.some((entity) => entity.sight);
   part("note").hidden = !episode().stage.note;
   part("note").textContent = episode().stage.note;
@@ -212,17 +214,18 @@ function redress() {
   refresh();
 }
 
-// The unit under the pointer, with some tolerance; null where there is none.
+// The unit under the pointer, with some tolerance, the smallest one first; null where there is none.
 function unitAt(event) {
   const frame = part("scene").getBoundingClientRect();
   const { scale, left, top } = picture.camera;
   const [x, y] = [left + (event.clientX - frame.left) / scale, top - (event.clientY - frame.top) / scale];
-  let [best, least] = [null, Infinity];
-  picture.moment.forEach((unit, u) => {
-    const gap = Math.hypot(unit.x - x, unit.y - y) - episode().entities[u].radius;
-    if (unit.presence > 0 && gap < 6 / scale && gap < least) [best, least] = [u, gap];
-  });
-  return best;
+  const { entities } = episode();
+  const near = picture.moment
+    .map((unit, u) => ({ u, unit, gap: Math.hypot(unit.x - x, unit.y - y) - entities[u].radius }))
+    .filter(({ unit, gap }) => unit.presence > 0 && gap < 6 / scale);
+  const outside = ({ gap }) => Math.max(gap, 0);
+  near.sort((a, b) => outside(a) - outside(b) || entities[a.u].radius - entities[b.u].radius || a.gap - b.gap);
+  return near.length ? near[0].u : null;
 }
 
 const KEYS = {
@@ -260,7 +263,7 @@ function listen() {
   });
   part("speed").addEventListener("change", (event) => setSpeed(Number(event.target.value)));
   part("view").addEventListener("change", (event) => setView(event.target.value));
-  for (const name of ["aims", "sights"])
+  for (const name of ["aims", "pushes", "sights"])
     part(name).addEventListener("change", (event) => {
       state[name] = event.target.checked;
       refresh();
@@ -309,7 +312,8 @@ function hasTargets({ frames, stage }) {
 }
 
 function makeEpisodeButton({ result, sums }, i) {
-  const sum = shown(sums[sums.length - 1], 1);
+  const whole = sums[sums.length - 1];
+  const sum = shown(whole, Math.abs(whole) < 10 ? 2 : 1);
   const words = [make("span", { class: "result" }, result), make("span", { class: "sum" }, sum)];
   const label = `Episode ${i + 1}, ${result}, return ${sum}`;
   const button = make("button", { type: "button", "aria-label": label, title: label }, `${i + 1}`, ...words);

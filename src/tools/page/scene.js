@@ -1,4 +1,4 @@
-// The battlefield: what any moment of an episode looks like on a canvas.
+// The stage: what any moment of an episode looks like on a canvas.
 
 const recording = JSON.parse(document.getElementById("recording").textContent);
 const BARS = ["health", "shield", "energy"];
@@ -84,10 +84,31 @@ class Episode {
     return this.frames.target ? this.at("target", this.orderedBy(k, u), u) : -1;
   }
 
+  // The arrow of what an agent's action does in step k, null where there is none: of its number, or of its numbers' sum.
+  push(k, u) {
+    const { agent, vocabulary } = this.entities[u];
+    const { pushes } = this.stage.vocabularies[vocabulary];
+    if (!pushes.length || agent === undefined || k >= this.steps) return null;
+    const action = this.actions[k][agent];
+    if (!Array.isArray(action)) return pushes[action];
+    return [0, 1].map((axis) => pushes.reduce((sum, push, i) => sum + action[i] * push[axis], 0));
+  }
+
   actionOf(k, entity) {
     const action = this.actions[k][entity.agent];
     if (Array.isArray(action)) return `(${action.map((x) => shown(x, 2)).join(", ")})`;
     return this.stage.vocabularies[entity.vocabulary].actions[action] || `action ${action}`;
+  }
+
+  // Why something is not there before step k.
+  absence(k, u) {
+    return this.falls.some((fall) => fall.u === u && fall.k <= k) ? "fallen" : "not there yet";
+  }
+
+  // Whether members of a team can get lost, by what they have or by what happens.
+  mortal(team) {
+    return this.entities.some((entity) => entity.team === team && entity.health)
+      || this.falls.some(({ u }) => this.entities[u].team === team);
   }
 
   living(k, team) {
@@ -99,6 +120,11 @@ class Episode {
     });
     return { alive, all };
   }
+}
+
+// The size of a mark's letters within a disc.
+function markSize(mark, radius) {
+  return radius * (mark.length > 1 ? 1.96 / mark.length : 1.2);
 }
 
 function shown(value, places = 2) {
@@ -192,8 +218,11 @@ class Painter {
     this.paintFallen();
     if (options.aims) this.paintAims();
     const order = moment.map((_, u) => u).filter((u) => moment[u].presence > 0);
-    order.sort((u, v) => episode.entities[v].radius - episode.entities[u].radius); // what is small stays on top
+    const owned = (u) => Number(episode.entities[u].team !== undefined);
+    // What is small stays on top, and of equals what is nobody's lies below.
+    order.sort((u, v) => episode.entities[v].radius - episode.entities[u].radius || owned(u) - owned(v));
     for (const u of order) this.paintUnit(u);
+    if (options.pushes) for (const u of order) this.paintPush(u);
     for (const u of order) this.paintBars(u);
     return { camera, moment };
   }
@@ -366,6 +395,33 @@ class Painter {
     else if (u === options.pointed) this.paintRing(x, y, radius + 4, theme.faint, 2, 1);
   }
 
+  // What its agent's action pushes it to, as an arrow from its edge.
+  paintPush(u) {
+    const { pen, episode, theme, options, camera } = this;
+    const push = episode.push(Math.floor(this.t), u);
+    const far = push ? Math.hypot(...push) * camera.scale : 0;
+    if (far < 1) return;
+    const [x, y] = this.place(this.moment[u].x, this.moment[u].y);
+    const [dx, dy] = [(push[0] * camera.scale) / far, (-push[1] * camera.scale) / far];
+    const at = (along, aside = 0) => [x + along * dx - aside * dy, y + along * dy + aside * dx];
+    const from = episode.entities[u].radius * camera.scale;
+    const head = Math.min(9, Math.max(4, far / 3));
+    pen.save();
+    pen.globalAlpha = (options.chosen === null || u === options.chosen ? 1 : 0.6) * this.moment[u].presence;
+    pen.strokeStyle = pen.fillStyle = theme.text;
+    pen.lineWidth = 2;
+    pen.beginPath();
+    pen.moveTo(...at(from));
+    pen.lineTo(...at(from + far - head / 2));
+    pen.stroke();
+    pen.beginPath();
+    pen.moveTo(...at(from + far));
+    pen.lineTo(...at(from + far - head, head / 2));
+    pen.lineTo(...at(from + far - head, -head / 2));
+    pen.fill();
+    pen.restore();
+  }
+
   // What is nobody's is a ring.
   fillHollow(colour) {
     const { pen } = this;
@@ -379,7 +435,7 @@ class Painter {
 
   paintMark(entity, x, y, radius, colour) {
     const { pen } = this;
-    const size = radius * (entity.mark.length > 1 ? 0.98 : 1.2);
+    const size = markSize(entity.mark, radius);
     if (size < 6) return; // too small to be read
     pen.font = `600 ${size}px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif`;
     pen.textAlign = "center";
