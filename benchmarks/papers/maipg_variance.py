@@ -43,7 +43,7 @@ SETTINGS = {
     "chunk_length": 25,
     "recurrent": False,
     "lr": 7e-4,
-    "critic_lr": 2e-3,
+    "critic_lr": 5e-3,
     "tau": 0.05,
     "epochs": 5,
     "nu": 0.05,
