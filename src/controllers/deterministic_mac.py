@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from controllers.actor import ActorController
-from controllers.box import bounds, unmet_box
+from controllers.box import bounds, centred, unmet_box
 from core.config import Settings
 from core.registry import CONTROLLERS
 from core.schedule import Linear
@@ -19,7 +19,7 @@ from rl.distributions import Squashed
 
 @CONTROLLERS.register
 class DeterministicMAC(ActorController):
-    """μ_i(τ_i): tanh of the network's outputs, stretched to each agent's box.
+    """μ_i(τ_i): tanh of the network's outputs, stretched to each agent's box, whose centre it is at the start.
 
     While collecting, normal noise is added and the sum clipped into the box; tests take μ_i itself. What is stored is
     what was executed.
@@ -49,6 +49,10 @@ class DeterministicMAC(ActorController):
     def unmet(cls, spec: EnvSpec) -> str | None:
         """See ``Controller.unmet``."""
         return unmet_box(spec)
+
+    def network(self, spec: EnvSpec) -> nn.Module:
+        """The agents' network, which begins at 0."""
+        return centred(self.settings.build("agent", spec))
 
     def policy(
         self,

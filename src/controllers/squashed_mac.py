@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from controllers.box import centred
 from controllers.gaussian_mac import GaussianMAC, WithDeviation
 from core.registry import CONTROLLERS
 from core.specs import EnvSpec
@@ -24,9 +25,7 @@ class SquashedMAC(GaussianMAC):
 
     def network(self, spec: EnvSpec) -> nn.Module:
         """The agents' network with a head for log σ beside that for the means."""
-        agent = self.settings.build("agent", spec)
-        nn.init.zeros_(agent.head.weight)
-        nn.init.zeros_(agent.head.bias)
+        agent = centred(self.settings.build("agent", spec))
         return _WithHead(agent, spec.n_actions, self.cfg.log_std_init)
 
     def boxed(self, drawn: Float[Tensor, "b n a"]) -> Float[Tensor, "b n a"]:

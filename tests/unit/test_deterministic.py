@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import by_hand
-from by_hand import LENGTHS, TERMINATED, A, N, session
+from by_hand import LENGTHS, TERMINATED, A, N
 from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
 from rl.masked import usable
@@ -24,6 +24,17 @@ OWN_BOX: dict[str, Any] = {"env_args": {"box": True, "individual": True}}
 MADDPG = [("maddpg", {}), ("maddpg", OWN), ("maddpg_continuous", BOX), ("maddpg_continuous", OWN_BOX)]
 MIXED = [("facmac", {}), ("facmac", {"mixer": "vdn"}), ("facmac_continuous", BOX), ("dop_deterministic", BOX)]
 EVERY = MADDPG + MIXED
+
+
+def session(name: str, **more: Any) -> Session:
+    """A session whose policies, the slow ones too, are away from the centres of their boxes, where they begin."""
+    made, rng = by_hand.session(name, **more), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for key, p in made.controller.named_parameters():
+            if "head" in key:
+                p.copy_(torch.randn(p.shape, generator=rng))
+    made.learner.target.slow[0].load_state_dict(made.controller.state_dict())
+    return made
 
 
 def episodes(made: Session) -> EpisodeBatch:
@@ -348,3 +359,11 @@ def chosen(name: str, more: dict[str, Any]) -> Settings:
     """The settings, where ``more`` replaces components as the command line does, without the replaced ones' keys."""
     config = load(by_hand.ALGS / f"{name}.yaml") | {"env": "toy"}
     return resolve(merge(config, more), dict.fromkeys(config, "the file") | dict.fromkeys(more, COMMAND_LINE))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_policies_begin_at_the_centres_of_their_boxes(share: bool) -> None:
+    made = by_hand.session("dop_deterministic", share_parameters=share, **BOX)
+    batch = episodes(made)
+    action = made.controller.policy(made.controller.unroll(batch), batch.avail).mode()
+    assert torch.equal(action, torch.zeros_like(action))

@@ -52,6 +52,7 @@ def scene(b: int = 4, t: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def test_weights_are_an_average_and_the_derivatives() -> None:
+    """AC-05."""
     net, (state, *_) = mixer(), scene()
     k, b = net.weights(state)
     assert (k >= 0).all()
@@ -64,6 +65,7 @@ def test_weights_are_an_average_and_the_derivatives() -> None:
 
 
 def test_expectation_equals_enumeration() -> None:
+    """AC-04."""
     net, (state, obs, _, pi, _) = decomposed(), scene()
     total = torch.zeros(4, 3)
     for joint in itertools.product(range(A), repeat=N):
@@ -188,6 +190,7 @@ def backup_of(learner: torch.nn.Module, data: EpisodeBatch, pi: Tensor, row: int
 
 
 def test_tree_backup_limits() -> None:
+    """AC-06."""
     data = batch()
     rng = torch.Generator().manual_seed(0)
     q, v = torch.randn(4, 3, generator=rng), torch.randn(4, 4, generator=rng)
@@ -205,6 +208,7 @@ def test_tree_backup_limits() -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("dop_on", "off"), ("dop_off", "on")])
 def test_kappa_chooses_the_source(name: str, other: str) -> None:
+    """AC-07."""
     learner = session(name).learner
     on, off = batch(seed=1), batch(seed=2)
     changed = {"on": on, "off": off} | {other: batch(seed=3)}
@@ -266,6 +270,7 @@ def policy_gradient_of(name: str, others: Tensor, agent: int) -> list[Tensor]:
 
 
 def test_an_agents_gradient_does_not_depend_on_what_the_others_did() -> None:
+    """AC-03."""
     first, second = (torch.randint(A, (4, 3, N), generator=torch.Generator().manual_seed(s)) for s in (1, 2))
     same = [policy_gradient_of("dop", others, 1) for others in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*same, strict=True))
@@ -304,6 +309,7 @@ def test_exploration_mixes_the_uniform_policy_in() -> None:
 
 
 def test_uniform_among_the_newest() -> None:
+    """AC-07."""
     made = session("dop", buffer_size=12)
     for number in range(20):  # the ring goes round
         one = batch((1,), (True,), seed=number)
@@ -337,6 +343,11 @@ def test_coma_learns_backwards_and_improves_on_values_from_before() -> None:
     torch.testing.assert_close(before[2][:, 0], initial[:, 2])
     assert not torch.equal(before[1][:, 0], initial[:, 1]), "the step of t=2 has been made"
     assert learner.target.count == 3
+
+
+def test_coma_refuses_other_ways_of_acting() -> None:
+    with pytest.raises(ConfigError, match="'mac' is 'basic_mac', but coma needs mac=policy_mac"):
+        session("coma", mac="basic_mac")
 
 
 def test_coma_waits_for_fresh_episodes() -> None:
