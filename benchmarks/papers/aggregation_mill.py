@@ -68,6 +68,9 @@ What it says: DOP wins the mill with every seed, MADDPG with two of the four (al
 last step is worth more, 34). Aggregation is learnt by neither in so few steps: both stay at the success of untrained
 policies, so it decides nothing.
 
+The runs were made when policies still began with torch's own initialisation, not at the centres of their boxes as they
+do now; they are to be made again (delete the CSV) before anything is concluded from them.
+
 Both algorithms have the same agents, optimiser, critic width, replay, exploration, delay of policies and number of
 updates; what differs is the critic (DOP: local values of state, observation and action, mixed linearly; MADDPG: one
 value of state and joint action) and which actions a policy's loss replaces. The runs are so short that all of them

@@ -130,7 +130,7 @@ FOOT = [
     "FOP and its ablations run with the defaults of their configurations: 8 games side by side, an update of 128 steps",
     "after each 8. The paper prints no settings for this game and shows one curve per algorithm: FOP at 10, all",
     "baselines and both ablations at 0. The baselines here learn at the same rates from as many steps; their policies",
-    "begin near (0, 0), not at it. The bounds of the actions are ours ([mtq](../../docs/environments/mtq.md)).",
+    "begin at (0, 0), too. The bounds of the actions are ours ([mtq](../../docs/environments/mtq.md)).",
     "",
 ]
 

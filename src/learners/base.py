@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from controllers.base import Controller
-from core.config import Settings
+from core.config import ConfigError, Settings
 from core.specs import EnvSpec
 from memory.replay import Replay
 from modules.target import Target
@@ -22,6 +22,17 @@ Metrics = dict[str, Tensor]
 def means(every: list[Metrics]) -> Metrics:
     """The mean of every metric over several gradient steps."""
     return {key: torch.stack([metrics[key] for metrics in every]).mean() for key in every[0]}
+
+
+def require(controller: Controller, kind: type[Controller], settings: Settings) -> None:
+    """Refuses another way of acting than a learner improves.
+
+    Raises:
+        ConfigError: the controller is not of ``kind``.
+    """
+    if not isinstance(controller, kind):
+        needed = kind.__module__.rpartition(".")[2]
+        raise ConfigError([f"'mac' is '{settings['mac']}', but {settings['learner']} needs mac={needed}"])
 
 
 class Learner(nn.Module, ABC):

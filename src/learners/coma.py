@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from controllers.base import Controller
+from controllers.policy_mac import PolicyMAC
 from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Learner, Metrics
+from learners.base import Learner, Metrics, require
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import CounterfactualCritic
@@ -57,6 +58,7 @@ class COMA(Learner):
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
+        require(controller, PolicyMAC, settings)
         super().__init__(spec, controller, cfg, settings, rng)
         self.critic = build_critic(settings, CounterfactualCritic, spec)
         self.target = Target(self.critic, cfg.target_update_interval)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from controllers.base import Controller
 from controllers.policy_mac import PolicyMAC
-from core.config import ConfigError, Settings
+from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch, valid_mask
-from learners.base import Learner, Metrics
+from learners.base import Learner, Metrics, require
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
@@ -114,9 +114,7 @@ class DOP(Learner):
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
-        if not isinstance(controller, self.acts):
-            needed = self.acts.__module__.rpartition(".")[2]
-            raise ConfigError([f"'mac' is '{settings['mac']}', but {settings['learner']} needs mac={needed}"])
+        require(controller, self.acts, settings)
         super().__init__(spec, controller, cfg, settings, rng)
         self.critic = build_critic(settings, self.criticises, self.observed(spec), settings.build("mixer", spec))
         self.target = Target(self.critic, cfg.target_update_interval)

@@ -40,7 +40,8 @@ BOX = {
     **{key: 64 for key in ("batch_size_run", "batch_size", "buffer_size")},
     "t_max": 8 * 64,
 }
-LIMIT = {"env": "toy_cut", "gamma": 0.9, "batch_size_run": 8, "t_max": 25 * 40, "lr": 5e-4, "critic_lr": 2e-3}
+LIMIT = {"env": "toy_cut", "gamma": 0.9, "t_max": 25 * 40, "lr": 5e-4, "critic_lr": 2e-3}
+LIMIT |= dict.fromkeys(("batch_size_run", "batch_size", "buffer_size"), 8)
 Train = Callable[..., list[Any]]
 
 

@@ -345,6 +345,11 @@ def test_coma_learns_backwards_and_improves_on_values_from_before() -> None:
     assert learner.target.count == 3
 
 
+def test_coma_refuses_other_ways_of_acting() -> None:
+    with pytest.raises(ConfigError, match="'mac' is 'basic_mac', but coma needs mac=policy_mac"):
+        session("coma", mac="basic_mac")
+
+
 def test_coma_waits_for_fresh_episodes() -> None:
     made = session("coma", batch_size=2, buffer_size=2)
     made.replay.add(batch((1, 1), (True, True)))
