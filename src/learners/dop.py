@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from controllers.base import Controller
 from controllers.policy_mac import PolicyMAC
 from core.config import Settings
 from core.registry import LEARNERS
-from core.specs import EnvSpec, EpisodeBatch, valid_mask
+from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics, require
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
+from modules.fit import Fit
 from modules.target import Target
 from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
 from rl.returns import td_lambda, tree_backup
-
-
-class Fit(NamedTuple):
-    """What the critic is fitted to: the m real steps of both sources in order of time, without padding."""
-
-    state: Float[Tensor, "m 1 s"]
-    obs: Float[Tensor, "m 1 n o"]
-    action: Int[Tensor, "m 1 n"]
-    y: Float[Tensor, "m 1"]
-    off: Float[Tensor, "m 1"]
-    """1 for off-policy data."""
-    counts: list[int]
-    """How many of them belong to each time step."""
-
-    @classmethod
-    def of(cls, on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor) -> Fit:
-        """Both batches' steps with their targets."""
-        parts = [_packed(on, y_on, 0.0), _packed(off, y_off, 1.0)]
-        time = torch.cat([t for t, _ in parts])
-        order = time.argsort(stable=True).to(y_on.device, non_blocking=True)
-        columns = zip(*(part for _, part in parts), strict=True)
-        state, obs, action, y, source = (torch.cat(column)[order].unsqueeze(1) for column in columns)
-        return cls(state, obs, action, y, source, time.bincount().tolist())
-
-    def steps(self, mode: Literal["sequence", "batch"]) -> Iterator[slice]:
-        """The rows of each gradient step: those of one time step after the other, as in the release, or all."""
-        if mode == "batch":
-            return iter([slice(None)])
-        ends = list(accumulate(self.counts))
-        return (slice(start, end) for start, end in pairwise([0, *ends]))
-
-
-def _packed(batch: EpisodeBatch, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The time of every real step, in host memory, and what belongs to it in ``Fit``'s order."""
-    row, t = valid_mask(batch.length, y.shape[1]).nonzero().T
-    at = row.to(y.device, non_blocking=True), t.to(y.device, non_blocking=True)
-    y = y[at]
-    return t, (batch.state[at], batch.obs[at], batch.action[at], y, torch.full_like(y, off))
 
 
 @LEARNERS.register

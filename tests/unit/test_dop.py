@@ -14,7 +14,7 @@ from by_hand import GAMMA, LENGTHS, A, N, batch, session
 from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
-from learners.dop import Fit
+from modules.fit import Fit
 from rl.distributions import Categorical
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage

@@ -13,7 +13,7 @@ from by_hand import LENGTHS, TERMINATED, A, N, batch, best_of, gradients, legal,
 from controllers.comm_mac import NOISE
 from core.config import ConfigError
 from core.specs import EpisodeBatch
-from learners.dop import Fit
+from modules.fit import Fit
 from modules.messages import delivered, kl_to_standard_normal
 from run import Session
 
