@@ -123,10 +123,12 @@ class EpisodeBatch:
         """The number of episodes."""
         return self.mask.shape[0]
 
-    def completed(self, drawn: Int[Tensor, "b states n"]) -> Int[Tensor, "b states n"]:
+    def completed(
+        self, drawn: Int[Tensor, "b states n"] | Float[Tensor, "b states n d"]
+    ) -> Int[Tensor, "b states n"] | Float[Tensor, "b states n d"]:
         """The actions taken, and those of ``drawn`` from each episode's last state on, where nobody acted."""
         steps = torch.arange(drawn.shape[1], device=drawn.device)
-        acted = (steps < self.length.to(drawn.device)[:, None]).unsqueeze(-1)
+        acted = (steps < self.length.to(drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
         return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
 
     def repeated(self, times: int) -> EpisodeBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -199,11 +199,7 @@ class MAIPG(Learner):
 
     def taken(self, batch: EpisodeBatch, pi: Distribution) -> Tensor:
         """The actions taken, and drawn ones where none was: in the last state of an episode that was cut."""
-        action = pi.sample(self.rng)
-        drawn = self.controller.drawn(batch)
-        real = (batch.mask > 0).view(*batch.mask.shape, *[1] * (drawn.dim() - 2))
-        action[:, :-1] = torch.where(real, drawn, action[:, :-1])
-        return action
+        return replace(batch, action=self.controller.drawn(batch)).completed(pi.sample(self.rng))
 
     @torch.no_grad()
     def rvar(self, data: Experience, pi: Distribution, features: Float[Tensor, "c l n f"]) -> Float[Tensor, ""]:
