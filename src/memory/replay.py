@@ -46,6 +46,7 @@ class Replay:
         """
         self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
         self.device, self.rng = torch.device(device), rng
+        self._own = spec.action_mask.to(self.device)
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
         self._index: tuple[Tensor, Tensor] | None = None
@@ -233,7 +234,7 @@ class Replay:
             length=length,
             obs=take("obs", padding),
             state=take("state", padding),
-            avail=take("avail", padding) | padding[:, :, None, None],
+            avail=take("avail", padding) | (padding[:, :, None, None] & self._own),
             extras={
                 k: take(f"extras.{k}", padding) if k in self.spec.extras else take_steps(f"extras.{k}") for k in names
             },
