@@ -37,7 +37,6 @@ class F2A2COMA(PrimalDual):
 
     on_policy = True
     kind = OwnActionCritic
-    cfg: F2A2COMA.Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PrimalDualConfig):
@@ -71,10 +70,10 @@ class F2A2COMA(PrimalDual):
 
     def policy_loss(self, scene: Scene, pi: Categorical) -> Float[Tensor, ""]:
         """Minus the ascent direction's surrogate, with the critic after its step."""
-        cfg = self.cfg
+        cfg, log_pi = self.cfg, pi.log_pi.detach()
         with torch.no_grad():
             q = self.critics[0](scene.obs, scene.joint).q
-            error = cfg.cut(taken(q, scene.action) - scene.y).square()
-            advantage = counterfactual_advantage(q, pi.log_pi.exp(), pi.avail, scene.action)
+        error = cfg.cut(taken(q, scene.action) - scene.y).square()
+        advantage = counterfactual_advantage(q, log_pi.exp(), pi.avail, scene.action)
         weight = cfg.alpha1 * advantage - cfg.alpha2 * error
         return -self.total(weight * pi.log_prob(scene.action), scene.mask)

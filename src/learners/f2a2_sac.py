@@ -24,8 +24,8 @@ class F2A2SAC(PrimalDual):
     r"""F2A2 (Li et al.), proposition 6, with twin critics Q1, Q2 of every agent (algorithms.md 10.3).
 
     .. math::
-        \nabla\psi_i: &\; E_{\pi_0}[\alpha_1 CIM(\pi; \pi_0) \nabla\log\pi_i\, A_i] + E_\pi[\alpha_1 \nabla\log\pi_i\, A_i]
-            - E_\pi[\alpha_2 CIM(\pi_0; \pi) \nabla\log\pi_i (\delta_1^2 + \delta_2^2)] \\
+        \nabla\psi_i: &\; E_{\pi_0}[\alpha_1 CIM(\pi; \pi_0) \nabla\log\pi_i\, A_i]
+            + E_\pi[(\alpha_1 A_i - \alpha_2 CIM(\pi_0; \pi) (\delta_1^2 + \delta_2^2)) \nabla\log\pi_i] \\
         \nabla\phi_i: &\; E_{\pi_0}[(2\alpha_2\delta_1 - \alpha_1 CIM(\pi; \pi_0)) \nabla Q_1]
             + E_\pi[(2\alpha_2\delta_1 CIM(\pi_0; \pi) - \alpha_1) \nabla Q_1], \quad Q_2 \text{ without } \alpha_1 \\
         A_i = &\; Q_1 - \alpha\log\pi_i - \sum_a \pi_i(a) (Q_1(a) - \alpha\log\pi_i(a)), \qquad
@@ -39,7 +39,6 @@ class F2A2SAC(PrimalDual):
     """
 
     kind = OwnActionCritic
-    cfg: F2A2SAC.Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PrimalDualConfig):

@@ -25,17 +25,17 @@ class F2A2TD3(PrimalDual):
     r"""F2A2 (Li et al.), propositions 4 and 5, with Gumbel-softmax for numbered actions (algorithms.md 10.3).
 
     .. math::
-        \nabla\psi_i: &\; [(\alpha_1 - 2\alpha_2\delta_1 CIM) \nabla_{a_i} Q_1 - 2\alpha_2\delta_2 CIM\,\nabla_{a_i} Q_2]
-            \nabla\pi_i, \qquad CIM = CIM(\pi_0; \pi) \\
+        \nabla\psi_i: &\; [(\alpha_1 - 2\alpha_2\delta_1 CIM) \nabla_{a_i} Q_1
+            - 2\alpha_2\delta_2 CIM\,\nabla_{a_i} Q_2] \nabla\pi_i, \qquad CIM = CIM(\pi_0; \pi) \\
         \nabla\phi_i: &\; E_{\pi_0}[(2\alpha_2\delta_1 - \alpha_1 CIM(\pi; \pi_0)) \nabla Q_1]
             + E_\pi[(2\alpha_2\delta_1 CIM - \alpha_1) \nabla Q_1], \quad Q_2 \text{ without } \alpha_1
 
-    Ascent for actors, descent for critics. DDPG is the same with ``twin=False``, no smoothing and no delay. Targets look
-    ahead at actions of the slow policies with normal noise on their logits; each agent has a delay of its own (T-50).
+    Ascent for actors, descent for critics. DDPG is the same with ``twin=False``, no smoothing and no delay. Targets
+    look ahead at actions of the slow policies with normal noise on their logits; each agent has a delay of its own
+    (T-50).
     """
 
     kind = RelaxedCritic
-    cfg: F2A2TD3.Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(PrimalDualConfig):

@@ -110,13 +110,15 @@ class NetworkedActorCritic(PeerLearner):
     def average(self) -> Metrics:
         """ω_i = Σ_j C_ij ω̃_j for all critics."""
         heard = self.graph.draw()
-        weight = metropolis(heard).to(self.critics[0].net.head.weight.device)
-        floats = spread = 0.0
-        for p in self.critics.parameters():
-            spread = spread + (p - p.mean(0)).flatten(1).square().sum(1)
-            floats += p[0].numel() * int(heard.sum())
+        params = list(self.critics.parameters())
+        weight = metropolis(heard).to(params[0].device)
+        copies = torch.cat([p.flatten(1) for p in params], 1)
+        for p in params:
             p.copy_(torch.einsum("ij,j...->i...", weight, p))
-        return {"exchanged_bytes": torch.tensor(FLOAT_BYTES * floats), "copies_spread": torch.sqrt(spread).mean()}
+        return {
+            "exchanged_bytes": torch.tensor(float(FLOAT_BYTES * copies.shape[1] * int(heard.sum()))),
+            "copies_spread": (copies - copies.mean(0)).norm(dim=1).mean(),
+        }
 
     def get_extra_state(self) -> dict[str, Any]:
         """See ``Learner.get_extra_state``."""

@@ -118,7 +118,9 @@ class PeerLearner(TransitionLearner):
         """The sum over agents of each one's mean over real steps."""
         return masked_mean(x, mask) * self.spec.n_agents
 
-    def descend_stacked(self, name: str, loss: Tensor, pull: Pull | None = None, which: Tensor | None = None) -> Metrics:
+    def descend_stacked(
+        self, name: str, loss: Tensor, pull: Pull | None = None, which: Tensor | None = None
+    ) -> Metrics:
         """One step of the agents of ``which`` (None: all), each along its own gradient, clipped by its own norm.
 
         ``pull`` says what is added to the gradients, after the clipping.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,7 +20,6 @@ from learners.peers import PeerConfig, PeerLearner
 from memory.replay import Replay
 from modules.consensus import Consensus, ConsensusConfig
 from modules.critics.attention import AttentionCritic
-from modules.critics.peers import PeerCritic
 from modules.stacked import StackedAdam
 from rl.distributions import Categorical
 from rl.masked import masked_mean, sample, taken
@@ -88,9 +89,7 @@ class Scene:
         return taken(self.old, action)
 
 
-def with_own(
-    joint: Float[Tensor, "b t i n a"], own: Float[Tensor, "b t n a"]
-) -> Float[Tensor, "b t n n a"]:
+def with_own(joint: Float[Tensor, "b t i n a"], own: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n n a"]:
     """What every agent believes, with its own action in its own place."""
     oneself = torch.eye(own.shape[2], dtype=torch.bool, device=own.device)[..., None]
     return torch.where(oneself, own.unsqueeze(2), joint)
@@ -110,8 +109,6 @@ class PrimalDual(PeerLearner):
     δ = Q - y of a redrawn action uses the replay's y, the only one there is (T-48).
     """
 
-    cfg: PrimalDualConfig
-
     def __init__(
         self,
         spec: EnvSpec,
@@ -123,10 +120,11 @@ class PrimalDual(PeerLearner):
     ) -> None:
         super().__init__(spec, controller, cfg, settings, rng, critics)
         if not controller.cfg.store_behaviour:
-            raise ConfigError([f"learner '{settings['learner']}' needs store_behaviour=True: its ratios read π0 (T-49)"])
-        shared = [p for critic in self.critics for p in self._agreeable(critic).shared()]
+            raise ConfigError(
+                [f"learner '{settings['learner']}' needs store_behaviour=True: its ratios read π0 (T-49)"]
+            )
+        shared = [p for critic in self.critics for p in self._shared_of(critic)]
         if cfg.share_actor:
-            self._refuse_unlike()
             shared += list(self.controller.agent.networks.parameters())
         self.consensus = Consensus(shared, cfg, rng)
         self.target.slow.load_state_dict(nn.ModuleList([controller, self.critics]).state_dict())
@@ -191,7 +189,9 @@ class PrimalDual(PeerLearner):
 
     def step_policies(self, scene: Scene, pi: Categorical) -> Metrics:
         """A step of every actor."""
-        return self.descend_stacked("policy", self.policy_loss(scene, pi) + self.size_loss(scene, pi), self.consensus.pull)
+        return self.descend_stacked(
+            "policy", self.policy_loss(scene, pi) + self.size_loss(scene, pi), self.consensus.pull
+        )
 
     def size_loss(self, scene: Scene, pi: Categorical) -> Float[Tensor, ""]:
         """What keeps logits small."""
@@ -223,9 +223,7 @@ class PrimalDual(PeerLearner):
             old=batch.extras[BEHAVIOUR],
         )
 
-    def believed(
-        self, batch: EpisodeBatch, own: Int[Tensor, "b t n"], states: slice
-    ) -> Float[Tensor, "b t i n a"]:
+    def believed(self, batch: EpisodeBatch, own: Int[Tensor, "b t n"], states: slice) -> Float[Tensor, "b t i n a"]:
         """Joint actions of ``own`` and of what each agent believes that the others do at ``states``, as one-hots.
 
         With the others' true policies all believe the same, which is ``own``. What the others did is known of the
@@ -253,14 +251,8 @@ class PrimalDual(PeerLearner):
         r"""CIM(x; y) = :math:`\min(\epsilon, x / y)`, constant (F2A2, section 4; T-49)."""
         return (above / below.clamp(min=LEAST_PROBABILITY)).clamp(max=self.cfg.ratio_clip).detach()
 
-    def _agreeable(self, critic: PeerCritic) -> PeerCritic:
-        """Refuses critics that the agents have in common: there would be nothing to agree on."""
+    def _shared_of(self, critic: Any) -> list[nn.Parameter]:
+        """What agents agree on; refuses critics that they have in common, with which there is nothing to agree on."""
         if isinstance(critic, AttentionCritic) and not critic.cfg.attention_copies:
             raise ConfigError([f"learner '{self.settings['learner']}' needs attention_copies=True"])
-        return critic
-
-    def _refuse_unlike(self) -> None:
-        """Refuses agents that cannot agree on actors."""
-        spec = self.spec
-        if len(set(spec.obs_dims)) > 1 or len({action.n for action in spec.actions}) > 1:
-            raise ConfigError(["share_actor=True needs agents with observations and actions of one size"])
+        return critic.shared()

@@ -39,7 +39,7 @@ def numbered(x: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n i"]:
 
 
 def clipped(obs: Float[Tensor, "*rest o"], limit: float | None) -> Float[Tensor, "*rest o"]:
-    """Observations within ± ``limit``, where there is one: a place at -999 then means no more than 'far away' (T-56)."""
+    """Observations within ± ``limit``, where there is one: one at -999 is only far away then (T-56)."""
     return obs if limit is None else obs.clamp(-limit, limit)
 
 

@@ -97,7 +97,9 @@ class AttentionCritic(OwnActionCritic):
         query = self.query(own) if self.cfg.attention_copies else self.query(own.unsqueeze(3)).squeeze(3)
         query = query.unflatten(-1, (heads, per_head))
         key, value = self.key(others).unflatten(-1, (heads, per_head)), self.value(others)
-        key, value = (x.expand(-1, -1, -1, n, -1, -1) for x in (key, leaky_relu(value).unflatten(-1, (heads, per_head))))
+        key, value = (
+            x.expand(-1, -1, -1, n, -1, -1) for x in (key, leaky_relu(value).unflatten(-1, (heads, per_head)))
+        )
         logits = torch.einsum("btnhd,btjnhd->btnhj", query, key)
         oneself = torch.eye(n, dtype=torch.bool, device=own.device).unsqueeze(1)
         weight = torch.softmax((logits / per_head**0.5).masked_fill(oneself, -torch.inf), -1)

@@ -44,7 +44,9 @@ class WholeNet(nn.Module):
         by_obs, by_action, by_reader = weight.tensor_split([seen.shape[-1], seen.shape[-1] + action.shape[-1]], 1)
         x = torch.einsum("bto,noh->btnh", seen, by_obs)
         same = action.shape[2] == 1
-        x = x + torch.einsum("bta,nah->btnh" if same else "btna,nah->btnh", action[:, :, 0] if same else action, by_action)
+        x = x + torch.einsum(
+            "bta,nah->btnh" if same else "btna,nah->btnh", action[:, :, 0] if same else action, by_action
+        )
         if self.cfg.critic_agent_id:
             x = x + torch.einsum("nnh->nh", by_reader)
         x = leaky_relu(x + self.first.bias)
