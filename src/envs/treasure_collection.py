@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,7 +189,7 @@ class TreasureCollection(MixedEnv):
             kind[:, -last:].unflatten(1, (-1, 2 + m)).copy_(treasures[agents])
         self.seen[0][:, 4 : 4 + m] = held
 
-    # --- pictures, checkpoints -----------------------------------------------------------------------------------------------------
+    # --- pictures, checkpoints --------------------------------------------------------------------------------------
 
     def stage(self, row: int) -> Stage:  # noqa: ARG002 - the same in every row
         """Collectors, banks, and treasures in the colour of the bank that wants them, also on those who carry them.
