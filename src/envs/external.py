@@ -23,13 +23,14 @@ class External(ForeignEnv):
         """``package.module:callable`` that makes one environment."""
         api: Literal["pettingzoo", "gymnasium", "pymarl"] = "pettingzoo"
         """What it makes: PettingZoo's ``ParallelEnv``, Gymnasium's ``Env`` or PyMARL's ``MultiAgentEnv``."""
-        limit_is_end: bool = True
-        """False: an end reported at the very step limit is the time limit's (not for pymarl)."""
+        limit_is_end: bool | None = None
+        """Whether an end reported at the very step limit is a true one; null: not with gymnasium (pymarl tells)."""
 
     @classmethod
     def source(cls, cfg: Any) -> Source:
         """The callable."""
-        return cls.described(cfg, cfg.factory, cfg.api, limit_is_end=cfg.limit_is_end)
+        limit_is_end = cfg.api != "gymnasium" if cfg.limit_is_end is None else cfg.limit_is_end
+        return cls.described(cfg, cfg.factory, cfg.api, limit_is_end=limit_is_end)
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
@@ -37,8 +38,8 @@ class External(ForeignEnv):
         find(cfg.factory)
         if cfg.api == "pymarl" and cfg.reward == "individual":
             raise ValueError("reward: individual needs api: pettingzoo or gymnasium; pymarl's have one team reward")
-        if cfg.api == "pymarl" and not cfg.limit_is_end:
-            raise ValueError("limit_is_end: false is not for api: pymarl, which marks limits by info['episode_limit']")
+        if cfg.api == "pymarl" and cfg.limit_is_end is not None:
+            raise ValueError("limit_is_end is not for api: pymarl, whose info['episode_limit'] tells; leave it null")
         return super().settle(cfg)
 
     def label(self) -> str:

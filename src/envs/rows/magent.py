@@ -53,7 +53,7 @@ class Rules:
     attack_opponent_reward: float = 0.2
     """For an attack that hits an enemy."""
     kill_reward: float = 5.0
-    """For the attack that kills one."""
+    """For the attack that kills one, instead of ``attack_opponent_reward``."""
     dead_penalty: float = -0.1
     """For dying, instead of the step's other rewards so far."""
 

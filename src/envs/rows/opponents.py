@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int_]
+Ints = npt.NDArray[np.integer[Any]]
 REACH, SIGHT = 2, 6
 """Radius of the circle within which an agent moves in one step, and of that which it sees."""
 MOVES: Ints = np.array(

@@ -333,7 +333,7 @@ class PettingZoo(Simulator):
         return View(seen, self._state(seen), avail)
 
     def _observe(self, i: int, obs: Any) -> Array:
-        obs = obs["observation"] if isinstance(obs, Mapping) else obs
+        obs = obs["observation"] if isinstance(obs, Mapping) and "observation" in obs else obs
         space = self._obs_spaces[i]
         return _flat(obs) if _kind(space) in PLAIN else _flat(_utils(space).flatten(space, obs))
 
