@@ -19,6 +19,7 @@ from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
 from modules.fit import Fit
+from modules.layers import on_real
 from modules.target import Target
 from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
 from rl.returns import td_lambda, tree_backup
@@ -119,19 +120,21 @@ class DOP(Learner):
     def on_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
         """y^On: TD(λ) of Q'_tot(s_t, a_t)."""
         drawn = draw(self.pi(batch, t_env), self.rng)
-        value = self.target.slow.q_tot(batch.state, batch.obs, batch.completed(drawn))
+        slow = self.target.slow
+        inputs = batch.state, batch.obs, batch.completed(drawn)
+        (value,) = on_real(lambda *x: (slow.q_tot(*x),), batch.length + 1, *inputs)
         return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
 
     @torch.no_grad()
     def off_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
         """y^TB: the decomposed multi-agent tree backup of Q'_tot with the current policies (Eq. 8, 9)."""
         pi, slow, cfg = self.pi(batch, t_env), self.target.slow, self.cfg
-        q = slow.q_tot(batch.state[:, :-1], batch.obs[:, :-1], batch.action)
-        expected = slow.expected(batch.state, batch.obs, pi, self.rng)
+        action = torch.cat([batch.action, torch.zeros_like(batch.action[:, :1])], 1)  # the last state's is not read
+        inputs = batch.state, batch.obs, action, pi
+        q, expected = on_real(lambda *x: slow.both(*x, self.rng), batch.length + 1, *inputs)
         joint = taken(pi[:, :-1], batch.action).prod(-1)
-        return tree_backup(
-            batch.reward, batch.terminated, batch.mask, q, expected, joint, cfg.gamma, cfg.tb_lambda, cfg.tb_steps
-        )
+        returns = batch.reward, batch.terminated, batch.mask, q[:, :-1], expected, joint
+        return tree_backup(*returns, cfg.gamma, cfg.tb_lambda, cfg.tb_steps)
 
     def critic_loss(self, fit: Fit, rows: slice) -> Float[Tensor, ""]:
         """κ E_off[(Q_tot - y^TB)²] + (1-κ) E_on[(Q_tot - y^On)²] (Eq. 7) over some of the steps."""

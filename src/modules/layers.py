@@ -167,6 +167,19 @@ class FeedForwardEncoder(nn.Module):
         return _unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
 
 
+def on_real(
+    fn: Callable[..., tuple[Float[Tensor, "m 1"], ...]], length: Int[Tensor, " b"], *inputs: Tensor
+) -> tuple[Float[Tensor, "b states"], ...]:
+    """What ``fn`` makes of the first ``length`` entries of each row of ``inputs`` [b, states, ...], 0 beyond them.
+
+    ``fn`` sees them one below the other, [m, 1, ...], and each of its outputs is spread out again.
+    """
+    b, t = inputs[0].shape[:2]
+    rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(inputs[0].device, non_blocking=True)
+    made = fn(*(x.flatten(0, 1).index_select(0, rows).unsqueeze(1) for x in inputs))
+    return tuple(y.new_zeros(b * t).index_copy(0, rows, y.squeeze(1)).unflatten(0, (b, t)) for y in made)
+
+
 def _unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
     """Row k of ``packed`` goes to step ``rows[k]`` of the b * t steps; zeros elsewhere."""
     empty = packed.new_zeros(b * t, *packed.shape[1:])

@@ -72,7 +72,21 @@ class DecomposedCritic(LocalPolicyCritic):
         rng: torch.Generator,
     ) -> Float[Tensor, "b t"]:
         """Σ_i k_i(s) Σ_a π_i(a) Q_i(s, a) + b(s): O(NA) (algorithms.md 1.7), or the mean over sampled joint actions."""
+        return self._mean(self.local(state, obs), state, pi, rng)
+
+    def both(
+        self,
+        state: Float[Tensor, "b t s"],
+        obs: Float[Tensor, "b t n o"],
+        action: Int[Tensor, "b t n"],
+        pi: Float[Tensor, "b t n a"],
+        rng: torch.Generator,
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """See ``PolicyCritic.both``; the local values are computed once."""
         q = self.local(state, obs)
+        return self.mixer(taken(q, action), state), self._mean(q, state, pi, rng)
+
+    def _mean(self, q: Tensor, state: Tensor, pi: Tensor, rng: torch.Generator) -> Float[Tensor, "b t"]:
         if self.cfg.expectation == "exact":
             return self.mixer((pi * q).sum(-1), state)
         action = draw(pi.expand(self.cfg.joint_samples, *pi.shape), rng)

@@ -31,6 +31,17 @@ class PolicyCritic(nn.Module, ABC):
     ) -> Float[Tensor, "b t"]:
         """E_π[Q_tot(s, ·)]."""
 
+    def both(
+        self,
+        state: Float[Tensor, "b t s"],
+        obs: Float[Tensor, "b t n o"],
+        action: Int[Tensor, "b t n"],
+        pi: Float[Tensor, "b t n a"],
+        rng: torch.Generator,
+    ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
+        """``q_tot`` and ``expected`` of the same states."""
+        return self.q_tot(state, obs, action), self.expected(state, obs, pi, rng)
+
     @abstractmethod
     def advantage(
         self,
