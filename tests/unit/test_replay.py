@@ -417,6 +417,8 @@ def test_whole_episodes_have_the_steps_before_every_state(lengths, k) -> None:
     for row, episode in enumerate(split(batch)):
         for state in range(lengths[row] + 1):
             same_steps(past, row, state, steps_before(episode, state, k))
+    step = torch.arange(batch.obs.shape[1])[:, None] + torch.arange(-k, 0)
+    assert torch.equal(past.real, (step >= 0) & (step < batch.length[:, None, None])), "padding is never a step"
 
 
 def test_steps_before_travel_with_the_batch() -> None:
