@@ -1,0 +1,46 @@
+"""Pictures and tables of learning curves over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def curves_of(rows: Sequence[Row], key: str) -> list[np.ndarray]:
+    """Steps and values of every seed, [2, tests] each."""
+    seeds = sorted({row["seed"] for row in rows})
+    return [np.array([(row["t_env"], float(row[key])) for row in rows if row["seed"] == seed]).T for seed in seeds]
+
+
+def panel(axis: Any, groups: dict[str, list[Row]], key: str, window: int = 3) -> None:
+    """Every seed thin, the mean of each group thick; both are running means over ``window`` tests."""
+    for number, (name, rows) in enumerate(groups.items()):
+        curves = [(t, smooth(y, window)) for t, y in curves_of(rows, key)]
+        for curve in curves:
+            axis.plot(*curve, color=f"C{number}", alpha=0.25, linewidth=1)
+        if curves:
+            grid = np.linspace(0, min(t[-1] for t, _ in curves), 100)
+            mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+            seeds = "1 seed" if len(curves) == 1 else f"mean of {len(curves)} seeds"
+            axis.plot(grid, mean, color=f"C{number}", linewidth=2, label=f"{name} ({seeds})")
+    axis.set(xlabel="environment steps")
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of each value and those up to ``window`` - 1 before it."""
+    return np.array([values[max(0, k + 1 - window) : k + 1].mean() for k in range(len(values))])
+
+
+def save(figure: Any, script: Path) -> None:
+    """Beside the script, under its name."""
+    figure.savefig(script.with_suffix(".png"), dpi=110)
+    plt.close(figure)

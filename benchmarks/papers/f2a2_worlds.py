@@ -1,0 +1,142 @@
+"""F2A2 against MAAC, MADDPG and MA-AC in treasure collection and Rover-Tower, over seeds, with the real command line.
+
+    python benchmarks/papers/f2a2_worlds.py [--worlds treasure_collection,rover_tower] [--algs maac,...] [--seeds 0,1,2]
+        [--jobs 2]
+
+Writes ``f2a2_worlds.csv`` (every test of every seed), ``f2a2_worlds.md`` and ``f2a2_worlds.png``. Complete runs are not
+made again, interrupted ones are resumed. The report is of all runs that there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib.pyplot as plt
+import numpy as np
+from commands import ROOT, Task
+from curves import Row, panel, save
+from sessions import conditions
+
+HERE = Path(__file__)
+LAST, TEST_EVERY, FINAL = 100_000, 5_000, 5
+"""Steps of a run, between two tests, and how many last tests are the result."""
+SMALL = ("batch_size=256", "hidden_dim=64", "critic_dim=64", "obs_clip=5", f"test_interval={TEST_EVERY}", "device=cpu")
+MODELS = ("moa_trajectories=100", "moa_batch=400", "moa_pairs=400", "moa_period=4")
+ON_POLICY = tuple(key for key in SMALL if not key.startswith("batch_size"))
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "f2a2_sac": (*SMALL, *MODELS),
+    "f2a2_td3": (*SMALL, *MODELS),
+    "f2a2_ddpg": (*SMALL, *MODELS),
+    "maac": SMALL,
+    "maddpg": (
+        *("share_parameters=False", "lr=0.001", "critic_lr=0.001", "tau=0.005", "gamma=0.99"),
+        *(key for key in SMALL if not key.startswith("critic_dim")),
+        *("critic_dim=64", "updates_per_step=None", "activation=leaky_relu"),
+    ),
+    "ma_ac": ON_POLICY,
+}
+WORLDS = {
+    "treasure_collection": (
+        "6_collectors_2_banks_6_treasures",
+        ("batch_size_run=4", "updates_per_collect=4"),
+        "batch_size=4",
+    ),
+    "rover_tower": ("4_pairs_6_landmarks", ("batch_size_run=12", "updates_per_collect=3"), "batch_size=12"),
+}
+"""The world's label; how much is collected between updates; the on-policy learners' batch, which is all of it."""
+COLUMN = {"test_return_per_agent_mean": "return_per_agent"}
+COLUMNS = ["world", "algorithm", "seed", "t_env", "return_per_agent"]
+
+
+def task(world: str, results: Path) -> Task:
+    """The runs in one world."""
+    label, rate, newest = WORLDS[world]
+    more = {name: (*keys, *rate) for name, keys in ALGORITHMS.items()}
+    more["ma_ac"] = (*ON_POLICY, rate[0], "updates_per_collect=1", newest, newest.replace("batch", "buffer"))
+    return Task(world, f"{world}/{label}", results, LAST, (), more)
+
+
+def result(rows: list[Row]) -> dict[int, float]:
+    """Each seed's mean over its last tests."""
+    return {
+        seed: float(np.mean([float(r["return_per_agent"]) for r in rows if r["seed"] == seed][-FINAL:]))
+        for seed in sorted({r["seed"] for r in rows})
+    }
+
+
+def report(rows: list[Row], results: Path) -> str:
+    """The Markdown summary."""
+    lines = [
+        "# F2A2 in treasure collection and Rover-Tower, at reduced size",
+        "",
+        f"Runs of {LAST:,} steps with batches of 256, hidden layers of 64 and observations cut at 5, where the paper has 1024, 128",
+        "and above a million steps: a ranking on small machines, not a reproduction. Returns are means over agents of the",
+        f"episodes' returns in 32 greedy test episodes; the result of a seed is the mean of its last {FINAL} tests. Command:",
+        "`python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
+        "",
+    ]
+    for world in WORLDS:
+        runs = task(world, results)
+        lines += [f"    ./run.sh {' '.join(runs.command(name, 0)[:-1])}" for name in ALGORITHMS]
+    lines += ["", "![Returns](f2a2_worlds.png)", ""]
+    for world in WORLDS:
+        lines += [f"## {world}", "", "| algorithm | mean | each seed | steps, at least |", "|---|---|---|---|"]
+        found = []
+        for name in ALGORITHMS:
+            own = [r for r in rows if r["world"] == world and r["algorithm"] == name]
+            if own:
+                seeds = result(own)
+                least = min(max(r["t_env"] for r in own if r["seed"] == seed) for seed in seeds)
+                found.append((float(np.mean(list(seeds.values()))), name, seeds, least))
+        for mean, name, seeds, least in sorted(found, reverse=True):
+            each = ", ".join(f"{value:.1f}" for value in seeds.values())
+            lines.append(f"| {name} | {mean:.1f} | {each} | {least:,} |")
+        lines.append("")
+    return "\n".join([*lines, conditions(), ""])
+
+
+def draw(rows: list[Row]) -> None:
+    """A panel for each world."""
+    figure, axes = plt.subplots(1, len(WORLDS), figsize=(12, 4.5), layout="constrained")
+    for axis, world in zip(axes, WORLDS, strict=True):
+        own = {name: [r for r in rows if (r["world"], r["algorithm"]) == (world, name)] for name in ALGORITHMS}
+        panel(axis, {name: found for name, found in own.items() if found}, "return_per_agent")
+        axis.set(title=world, ylabel="test return, mean over agents")
+        axis.legend(fontsize=8)
+    save(figure, HERE)
+
+
+def main() -> None:
+    """Runs, then writes table, report and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--algs", default=",".join(ALGORITHMS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
+    options = parser.parse_args()
+    results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]
+    for world in options.worlds.split(","):
+        task(world, results).run_all(options.algs.split(","), seeds, options.jobs)
+    rows = []
+    for world in WORLDS:
+        runs = task(world, results)
+        for name in ALGORITHMS:
+            for seed in range(10):
+                rows += [{"world": world} | row for row in runs.tests(name, seed, COLUMN)]
+    with HERE.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    HERE.with_suffix(".md").write_text(report(rows, results), encoding="utf-8")
+    draw(rows)
+    print(HERE.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
