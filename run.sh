@@ -3,6 +3,7 @@
 #
 #   ./run.sh --config=macpf --env-config=sc2 with env_args.map_name=corridor    everything after run.sh goes to src/main.py
 #   ./run.sh test [pytest arguments]                                            the test suite (quick part by default)
+#   ./run.sh install envs                                                       other people's environments, once
 #
 # COFACTOR_VENV  where the environment lies (default: .venv beside this file)
 # Which package index is used, and through which proxy, is pip's own configuration (PIP_INDEX_URL and the like).
@@ -63,6 +64,7 @@ make_environment() {
   if [[ -e $notes/made ]] && { [[ -e $notes/installing ]] || ! "$python" -m pip --version >/dev/null 2>&1; }; then
     say "the environment in $venv is incomplete: making it anew"
     find "$venv" -mindepth 1 -maxdepth 1 ! -name .cofactor -exec rm -rf -- {} +
+    rm -f -- "$notes"/requirements*.txt
   elif "$python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
     return
   elif [[ -d $venv && -n $(ls -A -- "$venv") ]]; then
@@ -107,6 +109,12 @@ if [[ ${1:-} == test ]]; then
   prepare requirements-dev.txt
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   exec "$python" -m pytest -n 2 "$@"
+fi
+if [[ ${1:-} == install ]]; then
+  [[ $# == 2 && $2 == envs ]] || fail "'./run.sh install envs' is all there is to install; the rest comes by itself."
+  prepare requirements-envs.txt
+  say "installed: requirements-envs.txt"
+  exit
 fi
 prepare requirements.txt
 COFACTOR_STARTED_AS=./run.sh exec "$python" src/main.py "$@"

@@ -65,6 +65,9 @@ class Parallel:
         self.agents = []
 
 
+parallel_env = Parallel
+
+
 class Marl:
     """PyMARL's interface: a counter whose state is a live array; action 2 of agent 0 is an end, else it is cut at 5.
 

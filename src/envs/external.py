@@ -1,66 +1,46 @@
-"""Any environment with PettingZoo's parallel or PyMARL's interface, each copy in a worker process."""
+"""Any environment with PettingZoo's parallel, Gymnasium's or PyMARL's interface, each copy in a worker process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from core.registry import ENVS
+from envs.foreign import ForeignEnv
 from envs.rows.board import Source
 from envs.rows.simulators import find
-from envs.workers import WorkerEnv
 
 
 @ENVS.register
-class External(WorkerEnv):
+class External(ForeignEnv):
     """What ``factory`` returns, as a ``BatchedEnv``."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        """Where the environment comes from, and how it is used."""
+    class Config(ForeignEnv.Config):
+        """Where the environment comes from."""
 
         factory: str
         """``package.module:callable`` that makes one environment."""
-        api: Literal["pettingzoo", "pymarl"] = "pettingzoo"
-        """The interface of what it makes: PettingZoo's ``ParallelEnv`` or PyMARL's ``MultiAgentEnv``."""
-        kwargs: dict[str, Any] = field(default_factory=dict)
-        """Arguments for the callable."""
-        episode_limit: int | None = None
-        """Steps after which an episode is cut; null: the environment says."""
-        reward: Literal["team", "individual"] = "team"
-        """The sum of the agents' rewards, or one reward each (PettingZoo only)."""
-        metrics: list[str] = field(default_factory=list)
-        """Entries of the last step's info that are logged, for instance battle_won."""
-        timeout: float = 60.0
-        """Seconds that a worker may take for a step or a reset before it counts as hanging."""
-        start_timeout: float = 180.0
-        """Seconds that a worker may take to make its environment."""
+        api: Literal["pettingzoo", "gymnasium", "pymarl"] = "pettingzoo"
+        """What it makes: PettingZoo's ``ParallelEnv``, Gymnasium's ``Env`` or PyMARL's ``MultiAgentEnv``."""
+        limit_is_end: bool | None = None
+        """Whether an end reported at the very step limit is a true one; null: not with gymnasium (pymarl tells)."""
 
-    def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
-        source = Source(
-            factory=cfg.factory,
-            api=cfg.api,
-            kwargs=dict(cfg.kwargs),
-            episode_limit=cfg.episode_limit,
-            reward=cfg.reward,
-            metrics=tuple(cfg.metrics),
-        )
-        timeouts = {"timeout": cfg.timeout, "start_timeout": cfg.start_timeout}
-        super().__init__(cfg, n_envs, device, seed, source=source, **timeouts)
+    @classmethod
+    def source(cls, cfg: Any) -> Source:
+        """The callable."""
+        limit_is_end = cfg.api != "gymnasium" if cfg.limit_is_end is None else cfg.limit_is_end
+        return cls.described(cfg, cfg.factory, cfg.api, limit_is_end=limit_is_end)
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Looks the callable up, so that a missing package is said before anything starts."""
         find(cfg.factory)
         if cfg.api == "pymarl" and cfg.reward == "individual":
-            raise ValueError("reward: individual needs api: pettingzoo; a pymarl environment has one team reward")
-        for name in ("episode_limit", "timeout", "start_timeout"):
-            value = getattr(cfg, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, not {value}")
-        return cfg
+            raise ValueError("reward: individual needs api: pettingzoo or gymnasium; pymarl's have one team reward")
+        if cfg.api == "pymarl" and cfg.limit_is_end is not None:
+            raise ValueError("limit_is_end is not for api: pymarl, whose info['episode_limit'] tells; leave it null")
+        return super().settle(cfg)
 
     def label(self) -> str:
         """The callable, for instance ``external/mpe2.simple_spread_v3.parallel_env``."""

@@ -25,7 +25,11 @@ ENVIRONMENTS = sorted((ROOT / "config" / "envs").glob("*.yaml"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 LONGEST, DEEPEST, ALIKE, REPEATED = 50, 3, 6, 0.10
 """Lines of a function; nested blocks in it; consecutive equal lines that count as repeated; their largest share."""
-REQUIRED = {"external": {"env_args": {"factory": "package.module:callable"}}}
+REQUIRED = {
+    "external": {"env_args": {"factory": "package.module:callable"}},
+    "gymnasium": {"env_args": {"id": "CartPole-v1"}},
+    "pettingzoo": {"env_args": {"id": "package.module"}},
+}
 """What only the user can say, by environment."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -36,7 +36,7 @@ class Project:
         self.python = self.venv / "bin" / "python"
         self.python.write_text(STAND_IN)
         self.python.chmod(0o755)
-        for name in ("run.sh", "requirements.txt", "requirements-dev.txt"):
+        for name in ("run.sh", "requirements.txt", "requirements-dev.txt", "requirements-envs.txt"):
             shutil.copy(ROOT / name, self.root)
         self.command = str(self.root / "run.sh")
 
@@ -83,6 +83,22 @@ def test_tests_need_more_and_that_is_enough_for_runs(project: Project):
     project.run()
     project.run("test")
     assert len(project.installations()) == 2
+
+
+def test_environments_are_installed_when_asked_for(project: Project):
+    for _ in range(2):
+        done = project.run("install", "envs")
+        assert (done.returncode, done.stdout) == (0, "") and "installed: requirements-envs.txt" in done.stderr
+    assert [line.rpartition("/")[2] for line in project.installations()] == ["requirements-envs.txt"]
+    project.run()
+    assert len(project.installations()) == 1, "they bring what a run needs"
+
+
+@pytest.mark.parametrize("words", [["install"], ["install", "env"], ["install", "envs", "now"]])
+def test_nothing_else_can_be_installed(project: Project, words: list[str]):
+    done = project.run(*words)
+    assert done.returncode == 1 and "'./run.sh install envs' is all there is" in done.stderr
+    assert not project.installations()
 
 
 def test_changed_requirements_are_installed(project: Project):

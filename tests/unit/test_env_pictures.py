@@ -24,10 +24,10 @@ MORE: dict[str, dict[str, Any]] = {
     "matrix_game": {"preset": "climbing", "payoff": None},
 }
 """What configurations leave open, or leave to the machine."""
-UNSEEN = {"external": "the environment is somebody else's, in a process of its own"}
-"""Why there is nothing to see."""
+UNSEEN = {"external", "gymnasium", "pettingzoo", "magent_battle"}
+"""Environments of somebody else, each copy in a process of its own: there is nothing to see."""
 NAMES = sorted({yaml.safe_load(path.read_text())["env"] for path in CONFIGS.glob("*.yaml")})
-SEEN = sorted(set(NAMES) - set(UNSEEN))
+SEEN = sorted(set(NAMES) - UNSEEN)
 PARTICLES = ("simple_spread", "coverage", "formation", "line", "aggregation")
 ROWS = 3
 

@@ -24,7 +24,9 @@ class Source:
     factory: str
     """``package.module:callable``; called in the worker."""
     api: str
-    """``pettingzoo`` or ``pymarl``: what the callable returns."""
+    """The interface of what the callable returns: a key of ``simulators.SIMULATORS``."""
+    imports: tuple[str, ...] = ()
+    """Modules that are imported first, for instance because they register environments."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the callable."""
     episode_limit: int | None = None
@@ -33,6 +35,8 @@ class Source:
     """``team`` or ``individual``."""
     metrics: tuple[str, ...] = ()
     """Entries of the simulator's info that are logged."""
+    limit_is_end: bool = True
+    """Whether an end that the simulator reports at its very step limit is a true one; else it counts as a cut."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,34 +1,49 @@
 """Foreign environments, one copy each, behind one face: PyMARL's ``MultiAgentEnv`` and PettingZoo's ``ParallelEnv``.
 
-Imported by worker processes: numpy only.
+Imported by worker processes: numpy only, so that a worker starts quickly; gymnasium where a space asks for it.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import random
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from core.registry import did_you_mean
 from envs.rows.board import About, Board, FactoryError, Source
 
 Array = npt.NDArray[Any]
+SIMULATORS = {
+    "pymarl": "envs.rows.simulators:PyMarl",
+    "pettingzoo": "envs.rows.simulators:PettingZoo",
+    "gymnasium": "envs.rows.gathered:Gymnasium",
+    "magent": "envs.rows.magent:Battle",
+}
+"""Interface -> the ``Simulator`` that adapts it, imported when it is asked for."""
+EXTRAS = ("magent2", "lbforaging", "rware", "mpe2", "gymnasium", "pettingzoo")
+"""Packages that ``./run.sh install envs`` brings: those of requirements-envs.txt that users ask for by name."""
 
 
 @dataclass
 class View:
     """What one simulator shows, in the caller's own arrays."""
 
-    obs: list[Array]
+    obs: Sequence[Array] | Array
+    """One per agent, or all of them in one array."""
     state: Array
-    avail: list[Array]
-    """Empty where actions are not numbered."""
+    avail: Sequence[Array] | Array
+    """As ``obs``; empty where actions are not numbered."""
 
 
 @dataclass
@@ -64,43 +79,73 @@ class Simulator(ABC):
         """Frees what the environment holds."""
 
 
-def find(path: str) -> Callable[..., Any]:
-    """The callable that ``package.module:callable`` names.
+def find(path: str, key: str = "factory") -> Callable[..., Any]:
+    """The callable that ``package.module:callable`` names; ``key`` is what messages call it.
 
     Raises:
         FactoryError: there is none, or its module cannot be imported; with the remedy.
     """
     module_name, colon, name = path.partition(":")
     if not colon or not module_name or not name:
-        raise FactoryError(f"factory must look like 'package.module:callable', not '{path}'")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        missing = getattr(error, "name", None)
-        remedy = f"install what provides '{missing}', correct the name, or set PYTHONPATH" if missing else "repair it"
-        text = f"{type(error).__name__}: {error}"
-        raise FactoryError(f"factory '{path}': '{module_name}' cannot be imported ({text}); {remedy}") from error
+        raise FactoryError(f"{key} must look like 'package.module:callable', not '{path}'")
+    module = load(module_name, f"{key} '{path}'")
     factory = getattr(module, name, None)
     if not callable(factory):
         public = [n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))]
-        raise FactoryError(f"factory '{path}': {module_name} has no callable '{name}'; it has: {', '.join(public)}")
+        raise FactoryError(f"{key} '{path}': {module_name} has no callable '{name}'; it has: {', '.join(public)}")
     return factory
+
+
+def load(module_name: str, wanted: str) -> ModuleType:
+    """The module; ``wanted`` is what messages say it is needed for.
+
+    Raises:
+        FactoryError: it cannot be imported; with the remedy.
+    """
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:
+        missing = getattr(error, "name", None)
+        remedy = _remedy(missing) if missing else "repair it"
+        text = f"{type(error).__name__}: {error}"
+        raise FactoryError(f"{wanted}: '{module_name}' cannot be imported ({text}); {remedy}") from error
+
+
+def _remedy(missing: str) -> str:
+    """What to do about a module that is not there."""
+    package, _, module = missing.rpartition(".")
+    parent = sys.modules.get(package)
+    if parent is not None and hasattr(parent, "__path__"):
+        names = [found.name for found in pkgutil.iter_modules(parent.__path__)]
+        return f"{package} has no module '{module}'.{did_you_mean(module, names)}"
+    if missing.partition(".")[0] in EXTRAS:
+        return "'./run.sh install envs' installs it"
+    return f"install what provides '{missing}', correct the name, or set PYTHONPATH"
 
 
 def make(source: Source, seed: int) -> Simulator:
     """The simulator that ``source`` describes."""
-    return {"pymarl": PyMarl, "pettingzoo": PettingZoo}[source.api](source, seed)
+    for name in source.imports:
+        load(name, f"imports '{name}'")
+    simulator: Simulator = find(SIMULATORS[source.api])(source, seed)
+    return simulator
 
 
 def write(board: Board, row: int, view: View) -> None:
     """Shows ``view`` in row ``row``, padded with zeros."""
-    board.obs[row] = 0
-    board.avail[row] = not view.avail
-    for i, obs in enumerate(view.obs):
-        board.obs[row, i, : len(obs)] = obs
-    for i, avail in enumerate(view.avail):
-        board.avail[row, i, : len(avail)] = avail
+    board.avail[row] = not len(view.avail)
+    for shown, there in ((view.obs, board.obs[row]), (view.avail, board.avail[row])):
+        _fill(there, shown)
     board.state[row] = view.state
+
+
+def _fill(there: Array, shown: Sequence[Array] | Array) -> None:
+    """Writes one line per agent; in one go where all are in one array."""
+    if isinstance(shown, np.ndarray):
+        there[:] = shown
+        return
+    for line, values in zip(there, shown, strict=False):
+        line[: len(values)], line[len(values) :] = values, 0
 
 
 def write_result(board: Board, row: int, result: Result, metrics: tuple[str, ...]) -> None:
@@ -200,9 +245,7 @@ class PettingZoo(Simulator):
 
     def __init__(self, source: Source, seed: int) -> None:
         self._source = source
-        self._env: Any = find(source.factory)(**source.kwargs)
-        if not hasattr(self._env, "possible_agents"):
-            raise FactoryError(f"'{source.factory}' returns no PettingZoo ParallelEnv (it has no possible_agents)")
+        self._env: Any = self._build(source)
         self._agents: list[Any] = list(self._env.possible_agents)
         self._limit = self._find_limit()
         self._obs_spaces = [_observed(self._env.observation_space(agent)) for agent in self._agents]
@@ -222,12 +265,21 @@ class PettingZoo(Simulator):
             metrics=source.metrics,
         )
 
+    def _build(self, source: Source) -> Any:
+        env = find(source.factory)(**source.kwargs)
+        if not hasattr(env, "possible_agents"):
+            raise FactoryError(
+                f"'{source.factory}' returns no PettingZoo ParallelEnv (it has no possible_agents); a factory of your "
+                "own can make one of an AECEnv with pettingzoo.utils.conversions.aec_to_parallel"
+            )
+        return env
+
     def _find_limit(self) -> int:
         if self._source.episode_limit:
             return self._source.episode_limit
-        core = getattr(self._env, "unwrapped", self._env)
-        for name in ("episode_limit", "max_cycles", "max_steps"):
-            if isinstance(limit := getattr(core, name, None), int):
+        names = ("episode_limit", "max_cycles", "max_steps", "_max_episode_steps")
+        for holder, name in product((self._env, getattr(self._env, "unwrapped", None)), names):
+            if isinstance(limit := getattr(holder, name, None), int):
                 return limit
         raise FactoryError(f"'{self._source.factory}' does not say how long an episode is; set env_args.episode_limit")
 
@@ -254,6 +306,8 @@ class PettingZoo(Simulator):
         cut = {a for a in present - terminated if truncations.get(a)}
         left = present - terminated - cut
         over = not left
+        if over and not cut and self._t >= self._limit and not self._source.limit_is_end:
+            cut = terminated
         # A cut episode's last state is bootstrapped through: there, those who were cut still have their choices.
         self._alive = left or cut
         truncated = bool(cut) if over else self._t >= self._limit
@@ -279,11 +333,9 @@ class PettingZoo(Simulator):
         return View(seen, self._state(seen), avail)
 
     def _observe(self, i: int, obs: Any) -> Array:
-        obs = obs["observation"] if isinstance(obs, Mapping) else obs
+        obs = obs["observation"] if isinstance(obs, Mapping) and "observation" in obs else obs
         space = self._obs_spaces[i]
-        if _kind(space) == "Discrete":
-            return np.eye(int(space.n), dtype=np.float32)[int(obs) - int(getattr(space, "start", 0))]
-        return _flat(obs)
+        return _flat(obs) if _kind(space) in PLAIN else _flat(_utils(space).flatten(space, obs))
 
     def _mask(self, i: int, agent: Any, obs: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Array:
         n = int(self._act_spaces[i].n)
@@ -296,13 +348,18 @@ class PettingZoo(Simulator):
 
     def _state(self, seen: list[Array]) -> Array:
         try:
-            return _flat(self._env.state())
-        except (AttributeError, NotImplementedError):
+            tell = getattr(self._env, "state", None)
+            return np.concatenate(seen) if tell is None else _flat(tell())
+        except NotImplementedError:
             return np.concatenate(seen)
 
     def close(self) -> None:
         """Closes the environment."""
         self._env.close()
+
+
+PLAIN = ("Box", "MultiBinary")
+"""Spaces whose values are arrays of numbers as they are."""
 
 
 def _kind(space: Any) -> str:
@@ -312,21 +369,30 @@ def _kind(space: Any) -> str:
 
 def _observed(space: Any) -> Any:
     """The part of an observation space that is observed: a mask beside it is not."""
-    return space["observation"] if _kind(space) == "Dict" else space
+    return space["observation"] if _kind(space) == "Dict" and "observation" in space.spaces else space
+
+
+def _utils(space: Any) -> ModuleType:
+    """What makes one array of a structured space's values: the ``utils`` beside the space's class."""
+    return importlib.import_module(f"{type(space).__module__.rpartition('.')[0]}.utils")
 
 
 def _size(space: Any) -> int:
-    if _kind(space) == "Discrete":
-        return int(space.n)
-    if _kind(space) in ("Box", "MultiBinary"):
+    """Numbers in an observation: one-hot for Discrete, side by side for Tuple and Dict."""
+    if _kind(space) in PLAIN:
         return int(np.prod(space.shape))
-    raise FactoryError(f"observations must be Box, MultiBinary, Discrete, or a Dict with 'observation', not {space}")
+    if not getattr(space, "is_np_flattenable", False):
+        raise FactoryError(f"observations must have a fixed size, unlike {space}; wrap the environment to encode them")
+    return int(_utils(space).flatdim(space))
 
 
 def _all_numbered(spaces: list[Any]) -> bool:
     kinds = {_kind(space) for space in spaces}
     if kinds not in ({"Discrete"}, {"Box"}):
-        raise FactoryError(f"all agents' actions must be Discrete, or all Box, not {', '.join(sorted(kinds))}")
+        found = ", ".join(sorted(kinds))
+        raise FactoryError(
+            f"all agents' actions must be Discrete, or all Box, not {found}; wrap the environment to number the choices"
+        )
     return kinds == {"Discrete"}
 
 
