@@ -98,6 +98,8 @@ class Toy(BatchedEnv):
         avail = torch.ones(self.n_envs, 2, 3, dtype=torch.bool, device=self.device)
         avail[:, 0, 2] = self.clock.t % 2 == 0
         avail[:, 1, 2] = False
+        if self.cfg.fault == "nothing_of_its_own":
+            avail[:, 1] = ~self.spec.action_mask[1]
         if self.cfg.fault == "empty_mask":
             avail[self.clock.t >= 3, 1] = False
         return avail

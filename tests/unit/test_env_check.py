@@ -25,6 +25,7 @@ FAULTS = {
     "reward_shape": "tensors_fit_spec: reward has shape (3, 1), not (3,)",
     "reward_nan": "tensors_fit_spec: reward is not finite",
     "empty_mask": "tensors_fit_spec: avail is empty",
+    "nothing_of_its_own": "tensors_fit_spec: avail is empty",
     "alias": "tensors_are_own: ['state'] changed after",
     "live": "tensors_are_own: writing into what was shown",
     "obs_dtype": "tensors_fit_spec: obs is torch.float64",
