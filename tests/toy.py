@@ -27,14 +27,18 @@ class Toy(BatchedEnv):
         visible: bool = True
         box: bool = False
         individual: bool = False
+        unlike: bool = False
+        """Agent i observes 6 - i numbers and has so many actions less than agent 0 (in boxes all are equal)."""
+        garbage: bool = False
+        """NaN and available actions where an agent has no entries of its own."""
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         super().__init__(cfg, n_envs, device, seed)
         action = ActionSpec(cfg.n_actions, -1.0, 1.0) if cfg.box else ActionSpec(cfg.n_actions)
-        n = cfg.n_agents
+        n, less = cfg.n_agents, int(cfg.unlike)
         self.spec = EnvSpec(
-            actions=(action,) * n,
-            obs_dims=(6,) * n,
+            actions=tuple(action if cfg.box else ActionSpec(cfg.n_actions - less * i) for i in range(n)),
+            obs_dims=tuple(6 - less * i for i in range(n)),
             state_dim=7,
             episode_limit=cfg.limit,
             extras={"visible": (n, n)} if cfg.visible else {},
@@ -61,7 +65,16 @@ class Toy(BatchedEnv):
             obs, state = torch.randn(n, 6, generator=rng), torch.randn(7, generator=rng)
             rows.append((obs, state, avail, torch.rand(n, n, generator=rng) < 0.7))
         obs, state, avail, visible = (torch.stack([r[k] for r in rows]) for k in range(4))
+        if self.cfg.unlike:
+            obs, avail = self._unlike(obs, avail)
         return TimeStep(obs, state, avail, {"visible": visible.bool()} if self.cfg.visible else {})
+
+    def _unlike(self, obs: Tensor, avail: Tensor) -> tuple[Tensor, Tensor]:
+        avail[:, :, 0] |= ~(avail & self.spec.action_mask).any(-1)
+        obs = obs.masked_fill(~self.spec.obs_mask, torch.nan if self.cfg.garbage else 0)
+        if self.cfg.box:
+            return obs, avail
+        return obs, avail | ~self.spec.action_mask if self.cfg.garbage else avail & self.spec.action_mask
 
     def reset(self, which: Tensor | None = None) -> TimeStep:
         which = torch.ones(self.n_envs, dtype=torch.bool) if which is None else which

@@ -8,13 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from controllers.base import Acted
 from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
 from core.schedule import Linear
-from core.specs import EnvSpec
+from core.specs import EnvSpec, TimeStep
 from rl.distributions import Categorical
 from rl.masked import draw, floored, masked_log_softmax, probabilities
+
+BEHAVIOUR = "behaviour"
+"""The extra that holds the probabilities by which agents acted, [b, t, n, a]."""
 
 
 @CONTROLLERS.register
@@ -31,6 +35,10 @@ class PolicyMAC(StochasticController):
         """The same after the annealing."""
         epsilon_anneal_time: int = 50_000
         """Environment steps over which it falls, linearly."""
+        random_steps: int = 0
+        """Environment steps at the start in which exploring agents act at random: π̄ is the uniform policy."""
+        store_behaviour: bool = False
+        """Whether π̄ of all actions is stored with the episodes that are collected, for importance ratios."""
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
@@ -47,7 +55,24 @@ class PolicyMAC(StochasticController):
     ) -> Float[Tensor, "*rest n a"]:
         """What acts while exploring: π̄ = (1-ε) π + ε uniform over the available actions (algorithms.md 1.1)."""
         pi = probabilities(masked_log_softmax(logits, avail), avail)
-        return floored(pi, avail, self.epsilon(t_env))
+        return floored(pi, avail, 1.0 if t_env < self.cfg.random_steps else self.epsilon(t_env))
+
+    def act(
+        self,
+        step: TimeStep,
+        last: Float[Tensor, "b n a"],
+        hidden: Float[Tensor, "b n h"],
+        *,
+        t_env: int,
+        mode: str,
+        rng: torch.Generator,
+    ) -> Acted:
+        """See ``Controller.act``."""
+        if mode != self.explore_mode or not self.cfg.store_behaviour:
+            return super().act(step, last, hidden, t_env=t_env, mode=mode, rng=rng)
+        out, hidden = self.agent(step.obs[:, None], last[:, None], hidden)
+        pi = self.behaviour(out[:, 0], step.avail, t_env)
+        return Acted(draw(pi, rng), hidden, {BEHAVIOUR: pi})
 
     def policy(self, out: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Categorical:
         """π over the available actions, without exploration."""

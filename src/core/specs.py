@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -39,7 +40,7 @@ class EnvSpec:
     actions: tuple[ActionSpec, ...]
     """One per agent; their number is the number of agents."""
     obs_dims: tuple[int, ...]
-    """Length of each agent's observation; shorter ones are zero-padded to the longest."""
+    """Length of each agent's observation; shorter ones are padded to the longest, with zeros (see ``Trim``)."""
     state_dim: int
     """Length of the global state."""
     episode_limit: int
@@ -73,6 +74,30 @@ class EnvSpec:
         """True where every agent chooses among numbered actions."""
         return all(action.discrete for action in self.actions)
 
+    @cached_property
+    def obs_mask(self) -> Bool[Tensor, "n o"]:
+        """True where an agent's observation has an entry of its own, False on padding; in host memory."""
+        return torch.arange(self.obs_dim) < torch.tensor(self.obs_dims)[:, None]
+
+    @cached_property
+    def action_mask(self) -> Bool[Tensor, "n a"]:
+        """True for the actions (or dimensions of its box) that an agent has, whether or not it may take them now."""
+        return torch.arange(self.n_actions) < torch.tensor([action.n for action in self.actions])[:, None]
+
+    def joint_obs(self, obs: Float[Tensor, "*rest n o"]) -> Float[Tensor, "*rest j"]:
+        """All agents' observations one after the other without their padding: j is the sum of ``obs_dims``."""
+        joint = obs.flatten(-2)
+        if len(set(self.obs_dims)) == 1:
+            return joint
+        return joint.index_select(-1, _own_entries(self.obs_dims, obs.device))
+
+
+@lru_cache(maxsize=64)
+def _own_entries(obs_dims: tuple[int, ...], device: torch.device) -> Int[Tensor, " j"]:
+    """Where the agents' own entries are among all observations in a row; kept, as a copy to a device is a wait."""
+    longest = max(obs_dims)
+    return torch.cat([i * longest + torch.arange(d) for i, d in enumerate(obs_dims)]).to(device)
+
 
 @dataclass(frozen=True)
 class TimeStep:
@@ -83,6 +108,25 @@ class TimeStep:
     avail: Bool[Tensor, "b n a"]
     """Available actions; at least one per agent, also for the dead (all True in a box)."""
     extras: Extras = field(default_factory=dict)
+
+
+class Trim:
+    """Lets through of a ``TimeStep`` only what its spec declares, so that nobody can read what stands in padding.
+
+    Beyond an agent's own entries observations become 0, and beyond its own numbered actions nothing is available.
+    Where all agents have equal sizes there is no padding, and steps pass as they are.
+    """
+
+    def __init__(self, spec: EnvSpec, device: torch.device | str) -> None:
+        """``device``: where the steps will be."""
+        self._padding = None if spec.obs_mask.all() else ~spec.obs_mask.to(device)
+        self._own = spec.action_mask.to(device) if spec.discrete and not spec.action_mask.all() else None
+
+    def __call__(self, step: TimeStep) -> TimeStep:
+        """``step`` itself, or a copy of it without what stands in padding."""
+        if self._padding is not None:
+            step = replace(step, obs=step.obs.masked_fill(self._padding, 0))
+        return step if self._own is None else replace(step, avail=step.avail & self._own)
 
 
 @dataclass(frozen=True)
@@ -116,7 +160,7 @@ class EpisodeBatch:
     obs: Float[Tensor, "b t+1 n o"]
     state: Float[Tensor, "b t+1 s"]
     avail: Bool[Tensor, "b t+1 n a"]
-    """On padding every action is available, so that no distribution over nothing ever arises."""
+    """After an episode's end all actions that an agent has are available: no distribution over nothing ever arises."""
     extras: Extras = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -182,7 +182,8 @@ class _Checker:
         for name, shape in spec.extras.items():
             if name in shown.extras:
                 self._is(env, f"extras[{name}]", shown.extras[name], (b, *shape), torch.bool)
-        self.expect(bool(shown.avail.any(-1).all()), "avail is empty: every agent, also a dead one, needs an action")
+        own = shown.avail & spec.action_mask.to(env.device)
+        self.expect(bool(own.any(-1).all()), "avail is empty: every agent, also a dead one, needs an action")
         for i, (dim, actions) in enumerate(zip(spec.obs_dims, spec.actions, strict=True)):
             self.expect(not shown.obs[:, i, dim:].any(), f"obs of agent {i} is not zero beyond its {dim} entries")
             beyond = actions.discrete and bool(shown.avail[:, i, actions.n :].any())

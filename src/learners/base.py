@@ -105,22 +105,26 @@ class Learner(nn.Module, ABC):
         self._episodes_seen = replay.added
         return new
 
-    def optimise(self, name: str, *modules: nn.Module, lr: float) -> None:
+    def optimise(self, name: str, *modules: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         """Creates the optimiser ``name`` over the parameters of ``modules``."""
         params = [p for m in modules for p in m.parameters() if p.requires_grad]
+        keys: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
         if self.cfg.optimiser == "adam":
-            self._optimisers[name] = torch.optim.Adam(params, lr=lr, eps=self.cfg.adam_eps, fused=True)
+            self._optimisers[name] = torch.optim.Adam(params, eps=self.cfg.adam_eps, fused=True, **keys)
         else:
-            self._optimisers[name] = torch.optim.RMSprop(params, lr=lr, alpha=0.99, eps=1e-5, foreach=True)
+            self._optimisers[name] = torch.optim.RMSprop(params, alpha=0.99, eps=1e-5, foreach=True, **keys)
 
-    def descend(self, name: str, loss: Tensor) -> Metrics:
-        """One clipped gradient step of optimiser ``name``; gradients that reach other parameters are dropped."""
+    def descend(self, name: str, loss: Tensor, clip: float | None = None) -> Metrics:
+        """One gradient step of optimiser ``name``, clipped to the norm ``clip`` (None: ``grad_norm_clip``).
+
+        Gradients that reach other parameters are dropped.
+        """
         optimiser = self._optimisers[name]
         params = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = torch.autograd.grad(loss, params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
             param.grad = gradient
-        norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip)
+        norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
 

@@ -270,7 +270,10 @@ def refuse_unfit(settings: Settings, controller: Any, cfg: PPOConfig) -> None:
         )
     if settings["updates_per_collect"] != 1 or settings["updates_per_step"] is not None:
         problems.append("updates_per_collect must be 1, and nothing else: an on-policy update is repeated by epochs")
-    if getattr(controller.cfg, "epsilon_start", 0) or getattr(controller.cfg, "epsilon_finish", 0):
-        problems.append("epsilon_start and epsilon_finish must be 0: agents act by the policies that are improved")
+    if any(getattr(controller.cfg, key, 0) for key in ("epsilon_start", "epsilon_finish", "random_steps")):
+        problems.append(
+            "epsilon_start and epsilon_finish must be 0, and so must random_steps: agents act by the policies that are "
+            "improved"
+        )
     if problems:
         raise ConfigError(problems)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from core.specs import EnvSpec, EpisodeBatch, valid_mask
+from core.specs import EnvSpec, EpisodeBatch, Extras, valid_mask
+from memory.past import PAST_ACTION, PAST_OBS, PAST_REAL
 
 _PER_STATE = ("obs", "state", "avail")
 _FIRST_ROWS = 4096
@@ -44,6 +46,7 @@ class Replay:
         """
         self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
         self.device, self.rng = torch.device(device), rng
+        self._own = spec.action_mask.to(self.device)
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
         self._index: tuple[Tensor, Tensor] | None = None
@@ -92,10 +95,12 @@ class Replay:
         picks = torch.randperm(len(self) - older, generator=self.rng)[:n] + older
         return self._gather(picks.tolist())
 
-    def transitions(self, n: int) -> EpisodeBatch:
+    def transitions(self, n: int, past: int = 0) -> EpisodeBatch:
         """``n`` single steps as episodes of one step, each of the stored steps equally likely, with replacement.
 
-        A step that an episode goes on after counts as cut there, so that its next state is bootstrapped from.
+        A step that an episode goes on after counts as cut there, so that its next state is bootstrapped from. With
+        ``past`` the extras hold the observations and actions of that many steps before, see ``memory.past``; what is
+        drawn does not depend on it.
         """
         if self._index is None:
             start, length = torch.tensor(list(self._episodes)).T
@@ -103,12 +108,26 @@ class Replay:
         start, ends = self._index
         picks = torch.randint(int(ends[-1]), (n,), generator=self.rng)
         episode = torch.searchsorted(ends, picks, right=True)
-        before = torch.where(episode > 0, ends[episode - 1], 0)
-        return self._take(start[episode] + picks - before, torch.ones(n, dtype=torch.long))
+        start, step = start[episode], picks - torch.where(episode > 0, ends[episode - 1], 0)
+        batch = self._take(start + step, torch.ones(n, dtype=torch.long))
+        return replace(batch, extras=batch.extras | self._before(start, step, past)) if past else batch
 
     def latest(self, n: int) -> EpisodeBatch:
         """The ``n`` newest episodes, oldest of them first."""
         return self._gather(list(range(max(0, len(self) - n), len(self))))
+
+    def latest_steps(self, n: int) -> EpisodeBatch:
+        """As few of the newest episodes as have ``n`` steps, or all, oldest of them first."""
+        episodes = steps = 0
+        while steps < n and episodes < len(self):
+            episodes += 1
+            steps += self._episodes[-episodes][1]
+        return self.latest(episodes)
+
+    def numbered(self, first: int, n: int) -> EpisodeBatch:
+        """``n`` stored episodes from the one on before which ``first`` were ever added."""
+        oldest = self.added - len(self)
+        return self._gather(list(range(first - oldest, first - oldest + n)))
 
     def state_dict(self) -> dict[str, Any]:
         """The stored rows in order of age, the episodes' lengths, and the generator."""
@@ -201,27 +220,39 @@ class Replay:
         over = (offset >= length[:, None]).to(self.device)
 
         def take(name: str, hide: Tensor) -> Tensor:
-            x = self._rows[name][index]
-            return x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)
+            return self._read(name, index, hide)
 
         def take_steps(name: str) -> Tensor:
             return take(name, over)[:, :steps]
 
-        action = take_steps("action")
         names = [name.partition(".")[2] for name in self._rows if name.startswith("extras.")]
         return EpisodeBatch(
-            action=action.long() if self.spec.discrete else action,
+            action=take_steps("action"),
             reward=take_steps("reward"),
             terminated=take_steps("terminated"),
             mask=valid_mask(length, steps, self.device),
             length=length,
             obs=take("obs", padding),
             state=take("state", padding),
-            avail=take("avail", padding) | padding[:, :, None, None],
+            avail=take("avail", padding) | (padding[:, :, None, None] & self._own),
             extras={
                 k: take(f"extras.{k}", padding) if k in self.spec.extras else take_steps(f"extras.{k}") for k in names
             },
         )
+
+    def _before(self, start: Int[Tensor, " b"], step: Int[Tensor, " b"], past: int) -> Extras:
+        """What was seen and done in the ``past`` steps before the one that is ``step`` rows behind ``start``."""
+        at = step[:, None] + torch.arange(-past, 0)
+        index = (start[:, None] + at.clamp(min=0)).remainder(self._size).to(self.device)
+        absent = (at < 0).to(self.device)
+        obs, action = (self._read(name, index, absent) for name in ("obs", "action"))
+        return {PAST_OBS: obs, PAST_ACTION: action, PAST_REAL: ~absent}
+
+    def _read(self, name: str, index: Int[Tensor, "b t"], hide: Bool[Tensor, "b t"]) -> Tensor:
+        """A field of the rows ``index``, zeros where they are to be hidden."""
+        x = self._rows[name][index]
+        x = x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)
+        return x.long() if name == "action" and self.spec.discrete else x
 
 
 def _row_bytes(fields: dict[str, Tensor]) -> int:

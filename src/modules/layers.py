@@ -14,11 +14,11 @@ from torch.nn.functional import linear, one_hot
 from core.specs import EnvSpec, valid_mask
 
 
-def mlp(*dims: int) -> nn.Sequential:
-    """Linear layers from ``dims[0]`` to ``dims[-1]`` with ReLU between them, and none after the last."""
+def mlp(*dims: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers from ``dims[0]`` to ``dims[-1]`` with ``activation`` between them, and none after the last."""
     layers: list[nn.Module] = []
     for i, o in pairwise(dims):
-        layers += [nn.Linear(i, o), nn.ReLU()]
+        layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -36,6 +36,11 @@ def numbered(x: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n i"]:
     """Every agent's vector and its one-hot number."""
     b, t, n, _ = x.shape
     return torch.cat([x, torch.eye(n, dtype=x.dtype, device=x.device).expand(b, t, n, n)], dim=-1)
+
+
+def clipped(obs: Float[Tensor, "*rest o"], limit: float | None) -> Float[Tensor, "*rest o"]:
+    """Observations within ± ``limit``, where there is one: one at -999 is only far away then (T-56)."""
+    return obs if limit is None else obs.clamp(-limit, limit)
 
 
 def action_vectors(

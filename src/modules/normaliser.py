@@ -99,3 +99,33 @@ class Unnormalised(ValueNorm):
         """0 and 1."""
         one = torch.ones_like(self.weight, dtype=torch.float)
         return one - one, one
+
+
+class RewardNorm(nn.Module):
+    """Mean and deviation of each agent's rewards over all steps ever seen (MAAC's ``norm_rews``; T-47)."""
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, n: int) -> None:
+        """For ``n`` agents. In double precision, like ``ValueNorm``."""
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.double))
+        self.register_buffer("mean", torch.zeros(n, dtype=torch.double))
+        self.register_buffer("square", torch.zeros(n, dtype=torch.double))
+
+    @torch.no_grad()
+    def update(self, reward: Float[Tensor, "b t n"], mask: Float[Tensor, "b t"]) -> None:
+        """Takes the real steps in; nothing else is read (T-16)."""
+        real = mask > 0
+        x, new = torch.where(real[..., None], reward, 0.0).double(), real.sum()
+        self.count += new
+        share = new / self.count.clamp(min=1)
+        self.mean.lerp_(x.sum((0, 1)) / new.clamp(min=1), share)
+        self.square.lerp_(x.square().sum((0, 1)) / new.clamp(min=1), share)
+
+    def normalise(self, reward: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
+        """(reward - mean) / deviation, each agent by its own."""
+        std = (self.square - self.mean.square()).clamp(min=LEAST_VARIANCE**2).sqrt()
+        return ((reward - self.mean) / std).float()

@@ -89,6 +89,21 @@ class StackedAdam(Optimizer):
             maximize=False,
         )
 
+    @torch.no_grad()
+    def step_where(self, which: Tensor, gradients: Iterable[Tensor]) -> None:
+        """One step of every network of ``which`` [N], along its slice of ``gradients`` [N, ...]; the others stay."""
+        group = self.param_groups[0]
+        beta1, beta2 = group["betas"]
+        for p, gradient in zip(group["params"], gradients, strict=True):
+            state, axes = self._state(p), (-1, *[1] * (p.dim() - 1))
+            due = which.view(axes)
+            state["step"] += which
+            first, second, step = state["exp_avg"], state["exp_avg_sq"], state["step"].view(axes).clamp(min=1)
+            first.copy_(torch.where(due, torch.lerp(gradient, first, beta1), first))
+            second.copy_(torch.where(due, torch.lerp(gradient.square(), second, beta2), second))
+            size = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
+            p.sub_(torch.where(due, group["lr"] / (1 - beta1**step) * first / size, 0))
+
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         """Made when first needed, where the parameter then is."""
         state = self.state[p]

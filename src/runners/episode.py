@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,13 @@ from torch.nn.functional import one_hot
 from controllers.base import Controller
 from core.config import Settings
 from core.registry import RUNNERS
-from core.specs import EpisodeBatch, TimeStep, valid_mask
+from core.specs import EnvSpec, EpisodeBatch, Outcome, TimeStep, Trim, valid_mask
 from envs.base import BatchedEnv
+
+MOST_AGENTS = 16
+"""So many agents' own returns are reported one by one."""
+AGENT_RETURN = "agent_return_"
+"""How their names begin."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,32 @@ class Rollout:
 
     episodes: EpisodeBatch
     stats: dict[str, Float[Tensor, " b"]]
-    """``return``, ``ep_length`` and the environment's metrics at the last step, in host memory."""
+    """``returns``, ``ep_length`` and the environment's metrics at the last step, in host memory."""
+
+
+def returns(reward: Float[Tensor, "b t *n"]) -> dict[str, Float[Tensor, " b"]]:
+    """What is reported of rewards: their sum over steps and agents, and more where agents have rewards of their own.
+
+    Then there are also the mean over agents (``return_per_agent``, the scale of MAAC and F2A2) and every agent's own
+    (``agent_return_0`` and so on); of more than ``MOST_AGENTS`` only the smallest and the largest.
+    """
+    stats = {"return": reward.flatten(1).sum(1)}
+    if reward.dim() == 2:
+        return stats
+    each = reward.sum(1)
+    stats["return_per_agent"] = each.mean(1)
+    if each.shape[1] > MOST_AGENTS:
+        low, high = each.aminmax(dim=1)
+        return stats | {f"{AGENT_RETURN}min": low, f"{AGENT_RETURN}max": high}
+    return stats | {f"{AGENT_RETURN}{i}": own for i, own in enumerate(each.unbind(1))}
 
 
 @RUNNERS.register
 class EpisodeRunner:
-    """One episode per row and call, in lock-step until the longest one ends."""
+    """One episode per row and call, in lock-step until the longest one ends.
+
+    What environments show enters here, and is trimmed here: neither controllers nor learners ever see padding.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -44,6 +69,7 @@ class EpisodeRunner:
     ) -> None:
         """``rng`` draws the actions."""
         self.env, self.controller, self.rng = env, controller, rng
+        self._trim, self._own = Trim(env.spec, env.device), env.spec.action_mask.to(env.device)
 
     @torch.no_grad()
     def collect(self, *, t_env: int, mode: str) -> Rollout:
@@ -54,7 +80,7 @@ class EpisodeRunner:
             mode: how to act: the controller's ``explore_mode`` or one of its ``test_modes``.
         """
         spec, env = self.env.spec, self.env
-        record = _Record(env.reset(), spec.episode_limit)
+        record = _Record(spec, self._trim(env.reset()))
         hidden = self.controller.initial_hidden(env.n_envs)
         last = torch.zeros(env.n_envs, spec.n_agents, spec.n_actions, device=env.device)
         running = torch.ones(env.n_envs, dtype=torch.bool, device=env.device)
@@ -63,7 +89,7 @@ class EpisodeRunner:
         for t in range(spec.episode_limit):
             acted = self.controller.act(record.step, last, hidden, t_env=t_env, mode=mode, rng=self.rng)
             outcome = env.step(acted.action)
-            record.add(t, acted.action, outcome, acted.extras, running)
+            record.add(t, acted.action, replace(outcome, next=self._trim(outcome.next)), acted.extras, running)
             length += running
             for name, value in metrics.items():
                 value.copy_(torch.where(running, outcome.info[name].float(), value))
@@ -72,8 +98,8 @@ class EpisodeRunner:
             last = one_hot(acted.action, spec.n_actions).float() if spec.discrete else acted.action
             if not running.any():
                 break
-        episodes = record.finish(length.cpu())
-        stats = {"return": episodes.reward.flatten(1).sum(1), "ep_length": length.float(), **metrics}
+        episodes = record.finish(length.cpu(), self._own)
+        stats = returns(episodes.reward) | {"ep_length": length.float(), **metrics}
         return Rollout(episodes, {name: x.cpu() for name, x in stats.items()})
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,9 +115,9 @@ class EpisodeRunner:
 class _Record:
     """The tensors of the episodes under way, allocated once at the episode limit and cut at the end."""
 
-    def __init__(self, first: TimeStep, limit: int) -> None:
-        self.step, self.limit = first, limit
-        self._states = {name: self._room(x, limit + 1) for name, x in self._shown(first).items()}
+    def __init__(self, spec: EnvSpec, first: TimeStep) -> None:
+        self.spec, self.step = spec, first
+        self._states = {name: self._room(x, spec.episode_limit + 1) for name, x in self._shown(first).items()}
         self._steps: dict[str, Tensor] = {}
         self._write(self._states, 0, self._shown(first), torch.ones(len(first.state), dtype=torch.bool))
 
@@ -111,18 +137,18 @@ class _Record:
             keep = running.to(x.device).view(-1, *[1] * (x.dim() - 1))
             store[name][:, t] = torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
-    def add(self, t: int, action: Tensor, outcome: Any, extras: dict[str, Tensor], running: Tensor) -> None:
+    def add(self, t: int, action: Tensor, outcome: Outcome, extras: dict[str, Tensor], running: Tensor) -> None:
         """Step ``t`` of the rows that are still running, and the state after it."""
         values = {"action": action, "reward": outcome.reward, "terminated": outcome.terminated}
         values |= {f"extras.{k}": x for k, x in extras.items()}
         if not self._steps:
-            self._steps = {name: self._room(x, self.limit) for name, x in values.items()}
+            self._steps = {name: self._room(x, self.spec.episode_limit) for name, x in values.items()}
         self._write(self._steps, t, values, running)
         self._write(self._states, t + 1, self._shown(outcome.next), running)
         self.step = outcome.next
 
-    def finish(self, length: Tensor) -> EpisodeBatch:
-        """The episodes, cut to the longest."""
+    def finish(self, length: Tensor, own: Tensor) -> EpisodeBatch:
+        """The episodes, cut to the longest; ``own`` is the spec's mask of actions."""
         steps = int(length.max())
         device = self._states["obs"].device
         beyond = (torch.arange(steps + 1) > length[:, None]).to(device)
@@ -137,6 +163,6 @@ class _Record:
             length=length,
             obs=states["obs"],
             state=states["state"],
-            avail=states["avail"] | beyond[:, :, None, None],
+            avail=states["avail"] | (beyond[:, :, None, None] & own),
             extras=extras,
         )

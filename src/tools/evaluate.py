@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.config import ConfigError, Settings
+from runners.episode import AGENT_RETURN
 from tools import trained
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ def _result(settings: Settings, folder: RunFolder, session: Any, mode: str) -> d
 
 def _print(results: list[dict[str, Any]], folder: RunFolder) -> None:
     first = results[0]
+    shown = [name for name in first["means"] if not name.startswith(AGENT_RETURN)]  # a column per agent is too many
     title = f"{first['label']}, {first['episodes']} episodes, trained for {first['t_env']:,} steps"
-    table = Table("policy", *first["means"], title=title)
+    table = Table("policy", *shown, title=title)
     for result in results:
-        table.add_row(result["mode"], *(f"{value:.4g}" for value in result["means"].values()))
+        table.add_row(result["mode"], *(f"{result['means'][name]:.4g}" for name in shown))
     console = Console()
     console.print(table)
     console.print(f"every episode's values: {folder.path / EVALUATIONS}", soft_wrap=True)

@@ -173,15 +173,17 @@ def headline(values: dict[str, float]) -> str:
     """The one number of a test: the win rate where there is one, else the return."""
     if "test_battle_won_mean" in values:
         return f"test win {values['test_battle_won_mean']:.1%}"
-    if "test_return_mean" in values:
-        return f"test return {values['test_return_mean']:.4g}"
-    return ""
+    if "test_return_mean" not in values:
+        return ""
+    each = values.get("test_return_per_agent_mean")
+    own = "" if each is None else f" ({each:.4g} per agent)"
+    return f"test return {values['test_return_mean']:.4g}{own}"
 
 
 def _listed(values: dict[str, float]) -> str:
     """The results of episodes among ``values``; losses and the like are for the plots."""
-    names = ("return_mean", "battle_won_mean", "ep_length_mean")
-    chosen = [f"{prefix}{name}" for name in names for prefix in ("", "test_") if f"{prefix}{name}" in values]
+    names = ("return", "return_per_agent", "battle_won", "ep_length")
+    chosen = [form for name in names for form in (name, f"test_{name}_mean") if form in values]
     return "  ".join(f"{name} {values[name]:.4g}" for name in chosen)
 
 

@@ -30,6 +30,11 @@ SMALL = {
     "epochs": 1,
     "num_mini_batch": 2,
     "chunk_length": 2,
+    "moa_pairs": 12,
+    "moa_batch": 16,
+    "moa_subset": 2,
+    "moa_trajectories": 4,
+    "moa_refresh": 2,
     "test_interval": 16,
     "test_nepisode": 2,
     "log_interval": 16,
@@ -121,6 +126,22 @@ def test_padding_never_reaches_the_learner(name: str) -> None:
     for _ in range(5):
         losses = [s.learner.update(s.replay, 0) for s in sessions]
         assert all(torch.equal(losses[0][k], losses[1][k]) for k in losses[0])
+    assert all(torch.equal(a, b) for a, b in zip(*(parameters(s).values() for s in sessions), strict=True))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_stands_beyond_an_agents_own_entries_never_matters(name: str) -> None:
+    """Unlike agents (AC-28): NaN and forbidden actions in their padding change nothing, also once stored."""
+    sessions = [filled(name, env_args={"unlike": True, "garbage": garbage}) for garbage in (False, True)]
+    spec = sessions[0].env.spec
+    assert len(set(spec.obs_dims)) == 3 and (not spec.discrete or len({x.n for x in spec.actions}) == 3)
+    for session in sessions:
+        session.replay.load_state_dict(copy.deepcopy(session.replay.state_dict()))
+        session.replay.add(session.runner.collect(t_env=0, mode="explore").episodes)
+    assert sessions[1].env.reset().obs.isnan().any()
+    for _ in range(3):
+        losses = [s.learner.update(s.replay, 0) for s in sessions]
+        assert all(torch.equal(losses[0][k], losses[1][k]) and losses[0][k].isfinite() for k in losses[0])
     assert all(torch.equal(a, b) for a, b in zip(*(parameters(s).values() for s in sessions), strict=True))
 
 

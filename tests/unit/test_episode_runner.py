@@ -14,10 +14,10 @@ from torch import Tensor
 import toy
 from controllers.base import Acted, Controller
 from core.config import Settings, load, merge, resolve
-from core.specs import ActionSpec, EnvSpec, EpisodeBatch, Outcome, TimeStep
+from core.specs import ActionSpec, EnvSpec, EpisodeBatch, Outcome, TimeStep, Trim
 from envs.base import BatchedEnv
 from run import Session, build
-from runners.episode import EpisodeRunner, Rollout
+from runners.episode import EpisodeRunner, Rollout, returns
 
 ALGS = Path(__file__).parents[2] / "config" / "algs"
 N, A, LIMIT = 2, 3, 5
@@ -186,6 +186,81 @@ def test_what_was_recorded_stays_when_the_environment_goes_on() -> None:
     copies = {name: getattr(first, name).clone() for name in ("obs", "state", "reward", "avail")}
     runner.collect(t_env=0, mode="explore")
     assert all(torch.equal(getattr(first, name), x) for name, x in copies.items())
+
+
+# --- agents of different sizes and with rewards of their own ----------------------------------------------------------
+
+
+class Sloppy(Script):
+    """Agent 1 has one entry and two actions; what it has not is NaN and available."""
+
+    def __init__(self) -> None:
+        super().__init__([2, 3], [True, False])
+        self.spec = EnvSpec((ActionSpec(3), ActionSpec(2)), (2, 1), 1, LIMIT, metrics=("time", "won"))
+
+    def _show(self) -> TimeStep:
+        shown = super()._show()
+        obs, avail = shown.obs.clone(), shown.avail.clone()
+        obs[:, 1, 1], avail[:, 1, 2] = torch.nan, True
+        return TimeStep(obs, shown.state, avail)
+
+
+def test_only_what_the_spec_declares_enters() -> None:
+    env = Sloppy()
+    puppet = Puppet(env.spec)
+    runner = EpisodeRunner(env, puppet, EpisodeRunner.Config(), Settings(), torch.Generator())
+    got = runner.collect(t_env=0, mode="explore").episodes
+    for call in puppet.calls:
+        assert not call.step.obs[:, 1, 1].any() and not call.step.avail[:, 1, 2].any()
+        assert call.step.obs[1, :, 0].all() and call.step.obs[1, 0, 1] != 0
+    assert not got.obs[..., 1, 1].any() and got.obs[1, :, 0].all()
+    assert not got.avail[..., 1, 2].any() and got.avail[0, 3].tolist() == [[True] * 3, [True, True, False]]
+
+
+def test_equal_sizes_pass_as_they_are() -> None:
+    _, env, puppet = played()
+    shown = env.reset()
+    assert Trim(env.spec, "cpu")(shown) is shown
+    assert puppet.calls[0].step.obs.shape[-1] == 2
+
+
+def test_masks_and_joint_observations_of_unlike_agents() -> None:
+    spec = EnvSpec((ActionSpec(1), ActionSpec(3), ActionSpec(2)), (2, 3, 1), 1, LIMIT)
+    assert spec.obs_mask.int().tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert spec.action_mask.int().tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    obs = torch.arange(18.0).view(2, 1, 3, 3)
+    assert spec.joint_obs(obs).tolist() == [[[0, 1, 3, 4, 5, 6]], [[9, 10, 12, 13, 14, 15]]]
+    equal = replace(spec, obs_dims=(3, 3, 3))
+    assert torch.equal(equal.joint_obs(obs), obs.view(2, 1, 9)) and equal.obs_mask.all()
+
+
+def test_returns_of_each_agents_own() -> None:
+    """Sums over steps; their sum, their mean, and each; of a crowd only the two ends."""
+    reward = torch.tensor([[[1.0, 2, 4], [0, -1, 2]], [[0.5, 0, 0], [0, 0, 0]]])
+    got = {name: x.tolist() for name, x in returns(reward).items()}
+    each = {"agent_return_0": [1, 0.5], "agent_return_1": [1, 0], "agent_return_2": [6, 0]}
+    assert got == {"return": [8, 0.5], "return_per_agent": [pytest.approx(8 / 3), pytest.approx(1 / 6)]} | each
+    assert returns(reward.sum(-1)).keys() == {"return"}
+    crowd = returns(torch.arange(17.0).expand(2, 3, 17))
+    assert {name: x.tolist() for name, x in crowd.items()} == {
+        "return": [3 * 136] * 2,
+        "return_per_agent": [24] * 2,
+        "agent_return_min": [0] * 2,
+        "agent_return_max": [48] * 2,
+    }
+    assert len(returns(torch.zeros(2, 3, 16))) == 18
+
+
+def test_tests_and_journals_tell_agents_apart() -> None:
+    files = load(ALGS / "maddpg.yaml") | {"env": "toy", "env_args": {"individual": True}, "batch_size_run": 2}
+    made = build(resolve(files | {"batch_size": 4, "test_nepisode": 3, "t_max": 10, "log_interval": 1}))
+    records = {record.kind: record.values for tick in made.train() for record in tick.records}
+    names = ["return", "return_per_agent", *(f"agent_return_{i}" for i in range(3))]
+    assert {f"test_{name}_mean" for name in names} < records["test"].keys()
+    assert {*names} < records["train"].keys()
+    for values, form in ((records["train"], "{}"), (records["test"], "test_{}_mean")):
+        total, mean, *each = (values[form.format(name)] for name in names)
+        assert total == pytest.approx(sum(each)) and mean == pytest.approx(total / 3)
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

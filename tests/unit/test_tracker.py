@@ -133,18 +133,29 @@ def test_tensorboard_only_when_switched_on(folder):
 def test_without_a_terminal_a_line_per_record_and_all_of_it_in_the_log(tmp_path, capsys):
     console = Console(tmp_path / "console.log", t_max=200)
     with console.attached():
-        console.record(Record("train", 50, {"return_mean": 1.5, "loss": 9.0}))
+        console.record(Record("train", 50, {"return": 1.5, "loss": 9.0}))
         console.record(Record("test", 100, {"test_battle_won_mean": 0.5}))
         console.record(Record("perf", 100, {"steps_per_second": 7.0}))
         sys.stdout.write("from elsewhere: é\n")
         sys.stderr.write("to stderr")
     shown = capsys.readouterr()
     log = (tmp_path / "console.log").read_text()
-    assert "t_env 50/200 (25.0%) | return_mean 1.5 |" in log
+    assert "t_env 50/200 (25.0%) | return 1.5 |" in log
     assert "t_env 100/200 (50.0%) | test_battle_won_mean 0.5\n" in log
     assert "from elsewhere: é\nto stderr" in log
     assert len(log.splitlines()) == 4
     assert shown.out + shown.err == log
+
+
+def test_returns_per_agent_are_said_where_there_are_any(tmp_path, capsys):
+    each = {f"test_agent_return_{i}_mean": i + 0.5 for i in range(4)}
+    console = Console(tmp_path / "console.log", t_max=200)
+    with console.attached():
+        console.record(Record("test", 50, {"test_return_mean": 8.0, "test_return_per_agent_mean": 2.0} | each))
+        console.record(Record("train", 100, {"return": 4.0, "return_per_agent": 1.0, "agent_return_0": 3.0}))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("| test_return_mean 8  test_return_per_agent_mean 2")
+    assert "| return 4  return_per_agent 1 | test return 8 (2 per agent) |" in second
 
 
 class Terminal(io.StringIO):
@@ -163,7 +174,7 @@ def test_on_a_terminal_a_bar_and_the_log_without_it(tmp_path, monkeypatch):
     with console.attached():
         console.record(Record("test", 0, {"test_battle_won_mean": 0.3125}))
         console.progress(1000)
-        console.record(Record("train", 1000, {"return_mean": 1.5}))
+        console.record(Record("train", 1000, {"return": 1.5}))
         console.message("a message [not markup]")
     assert sys.stdout is before
     shown = screen.getvalue()

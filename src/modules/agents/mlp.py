@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from core.registry import AGENTS
 from core.specs import EnvSpec
 from modules.agents.base import Agent
-from modules.layers import FeedForwardEncoder, input_dim
+from modules.layers import FeedForwardEncoder, clipped, input_dim, mlp
 
 
 @AGENTS.register
@@ -24,7 +28,24 @@ class MLPAgent(Agent):
         """Number of hidden layers."""
         last_action: bool = True
         """Whether an agent sees its last action, too."""
+        activation: Literal["relu", "leaky_relu"] = "relu"
+        """Between the layers."""
+        obs_clip: float | None = None
+        """Observations are cut to this size; null: they are not."""
 
     def __init__(self, spec: EnvSpec, cfg: Config) -> None:
-        encoder = FeedForwardEncoder(input_dim(spec, cfg.last_action), cfg.hidden_dim, cfg.layers)
+        activation = nn.ReLU if cfg.activation == "relu" else nn.LeakyReLU
+        net = mlp(input_dim(spec, cfg.last_action), *[cfg.hidden_dim] * cfg.layers, activation=activation)
+        encoder = FeedForwardEncoder(0, cfg.hidden_dim, net=nn.Sequential(net, activation()))
         super().__init__(spec, encoder, cfg.hidden_dim, cfg.last_action)
+        self.obs_clip = cfg.obs_clip
+
+    def encode(
+        self,
+        obs: Float[Tensor, "b t n o"],
+        last: Float[Tensor, "b t n a"],
+        hidden: Float[Tensor, "b n h"] | None = None,
+        length: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """See ``Agent.encode``."""
+        return super().encode(clipped(obs, self.obs_clip), last, hidden, length)
