@@ -17,17 +17,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from core.registry import ENVS
 
-ENVIRONMENTS = "simple_spread:3,simple_spread:5,formation:3,formation:5,line:3,aggregation:5"
+ENVIRONMENTS = (
+    "simple_spread:3,simple_spread:5,formation:3,formation:5,line:3,aggregation:5,treasure_collection,rover_tower"
+)
 REPETITIONS = 6
 """The first one is left out."""
 
 
-def measure(name: str, n_agents: int, batch: int, seconds: float, device: str) -> list[dict[str, object]]:
-    """One row of the table per repetition: whole episodes, actions drawn beforehand."""
+def measure(name: str, batch: int, seconds: float, device: str) -> list[dict[str, object]]:
+    """One row of the table per repetition: whole episodes, actions drawn beforehand. ``name`` may end in ``:N``."""
+    name, _, agents = name.partition(":")
     cls = ENVS[name]
-    env = cls(cls.Config(n_agents=n_agents, action="discrete"), batch, device, 0)
+    cfg = cls.Config(n_agents=int(agents), action="discrete") if agents else cls.Config()
+    env = cls(cfg, batch, device, 0)
     rng = torch.Generator(device).manual_seed(0)
-    limit = env.spec.episode_limit
+    limit, n_agents = env.spec.episode_limit, env.spec.n_agents
     actions = torch.randint(5, (limit, batch, n_agents), generator=rng, device=device)
     table: list[dict[str, object]] = []
     for repetition in range(REPETITIONS):
@@ -60,9 +64,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     table: list[dict[str, object]] = []
-    for name, n_agents in (env.split(":") for env in args.envs.split(",")):
+    for name in args.envs.split(","):
         for batch in map(int, args.batches.split(",")):
-            table += measure(name, int(n_agents), batch, args.seconds, args.device)
+            table += measure(name, batch, args.seconds, args.device)
             print(*table[-1].values(), sep="\t", flush=True)
     with open(args.out, "w", newline="") as file:
         writer = csv.DictWriter(file, table[0])

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.registry import ENVS
+from envs.particles.base import Verdict
 from envs.particles.physics import distances
-from envs.particles.world import ParticleEnv, Scene, Verdict
+from envs.particles.world import ParticleEnv, Scene
 
 SIZE, STAKE = 0.05, 10.0
 

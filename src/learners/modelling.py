@@ -40,7 +40,7 @@ class ModellingConfig(Learner.Config):
     moa_subset: int = 16
     """How many of them a training step reads."""
     moa_refresh: int = 100
-    """Training steps after which the codes of all of them, which predictions are made with, are computed anew."""
+    """Training steps after which the code of all of them, by which predictions are made, is computed anew."""
     moa_pairs: int = 1200
     """Newest steps that the models are trained on."""
     moa_batch: int = 1600
@@ -161,9 +161,9 @@ class Modelling(nn.Module):
         loss = self._loss(replay)
         self.seen = replay.added
         metrics = descend("moa", loss)
-        if self.trained % self.cfg.moa_refresh == 0:
-            self._refresh()
         self.trained += 1
+        if self._stale():
+            self._refresh()
         accuracy, ce, uniform = self.online.clone()
         return metrics | {"moa_accuracy": accuracy, "moa_ce": ce, "moa_ce_uniform": uniform}
 
@@ -230,9 +230,14 @@ class Modelling(nn.Module):
         uniform = steps.avail.sum(-1).float().log().expand_as(weight)
         self.online.copy_(torch.stack([_mean(x, weight) for x in (hit, steps.ce(logits), uniform)]))
 
+    def _stale(self) -> bool:
+        """Every ``moa_refresh`` steps, and before that after 1, 2, 4, 8, ...: at first networks change fast."""
+        doubled = self.trained & (self.trained - 1) == 0
+        return self.trained % self.cfg.moa_refresh == 0 or (self.trained < self.cfg.moa_refresh and doubled)
+
     @torch.no_grad()
     def _refresh(self) -> None:
-        """The codes of all trajectories."""
+        """The code of all trajectories."""
         total = torch.zeros_like(self.code)
         every = range(len(self.trajectories))
         for at in every[::_TRAJECTORIES_AT_ONCE]:

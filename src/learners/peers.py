@@ -132,8 +132,8 @@ class PeerLearner(TransitionLearner):
         norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
         scale = (self.cfg.grad_norm_clip / (norm + 1e-6)).clamp(max=1)
         steps = [g * scale.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
-        if pull is not None:
-            steps = [g if force is None else g + force for g, force in zip(steps, pull(params), strict=True)]
-        everyone = torch.ones(len(norm), dtype=torch.bool, device=norm.device)
-        optimiser.step_where(everyone if which is None else which, steps)
+        for step, force in zip(steps, pull(params) if pull else [], strict=pull is not None):
+            if force is not None:
+                step.add_(force)
+        optimiser.step_where(which, steps)
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm.mean()}

@@ -122,12 +122,23 @@ class Consensus(nn.Module):
 
     @torch.no_grad()
     def pull(self, params: Sequence[Tensor]) -> list[Tensor | None]:
-        """λ_i + β(w̃_i - w_i) for each of ``params``; None for those that are not shared, 0 where it is not due."""
-        drawn = (self.met if self.cfg.stale_pull else self.fresh).to(self.dual.device)[:, None]
-        force = torch.where(drawn, attraction(self.copies(), self.agreed, self.dual, self.cfg.beta), 0)
-        parts = force.split([p[0].numel() for p in self._shared], 1)
-        known = {id(p): part.view_as(p) for p, part in zip(self._shared, parts, strict=True)}
-        return [known.get(id(p)) for p in params]
+        """λ_i + β(w̃_i - w_i) for each of ``params``, 0 for agents that nothing pulls.
+
+        None for what is not shared, and for all where nobody is pulled.
+        """
+        pulled = self.met if self.cfg.stale_pull else self.fresh
+        if not pulled.any():
+            return [None] * len(params)
+        known, start = {}, 0
+        for p in self._shared:
+            part = slice(start, start := start + p[0].numel())
+            known[id(p)] = p, part
+        return [self._force(*known[id(p)], pulled) if id(p) in known else None for p in params]
+
+    def _force(self, p: Tensor, part: slice, pulled: Tensor) -> Tensor:
+        force = attraction(p.detach().flatten(1), self.agreed[:, part], self.dual[:, part], self.cfg.beta)
+        force = force if pulled.all() else torch.where(self._rows(pulled), force, 0)
+        return force.view_as(p)
 
     @torch.no_grad()
     def exchange(self) -> dict[str, Tensor]:
@@ -136,7 +147,7 @@ class Consensus(nn.Module):
         self.wait -= 1
         due = self.wait <= 0
         copies = self.copies()
-        self.published = torch.where(self._rows(due), copies, self.published)
+        self.published = copies if due.all() else torch.where(self._rows(due), copies, self.published)
         self.known |= due
         heard &= self.known
         turn = due & heard.any(1)
@@ -146,25 +157,28 @@ class Consensus(nn.Module):
         self.fresh = turn
         self._rest(due)
         floats = int(heard[turn].sum()) * copies.shape[1] * (2 if self.cfg.lambda_center else 1)
+        away = (copies - self.agreed).norm(dim=1)
         return {
             "exchanged_bytes": torch.tensor(float(FLOAT_BYTES * floats)),
             "copies_spread": (copies - copies.mean(0)).norm(dim=1).mean(),
-            "copies_to_agreed": torch.where(self._rows(self.met), copies - self.agreed, 0).norm(dim=1).mean(),
+            "copies_to_agreed": torch.where(self._rows(self.met)[:, 0], away, 0).mean(),
             "dual_mean": self.dual.mean(0).norm(),
         }
 
     def _agree(self, copies: Tensor, heard: Tensor, turn: Tensor) -> None:
-        n, rows = len(turn), self._rows(turn)
+        n = len(turn)
         if int(heard.sum()) == n * (n - 1):  # complete: one mean for all, so that the cost is linear in N
-            mean = self.published.mean(0, keepdim=True).expand_as(copies)
-            around = self.dual.mean(0, keepdim=True)
+            mean, around = self.published.mean(0, keepdim=True), self.dual.mean(0, keepdim=True)
         else:
             weight = averaging(heard).to(copies.device)
             mean, around = weight @ self.published, weight @ self.dual
-        if self.cfg.lambda_center:
-            self.dual = torch.where(rows, self.dual - around, self.dual)
-        self.agreed = torch.where(rows, mean, self.agreed)
-        self.dual = torch.where(rows, dual_step(copies, self.agreed, self.dual, self.cfg.beta), self.dual)
+        dual = self.dual - around if self.cfg.lambda_center else self.dual
+        dual = dual_step(copies, mean, dual, self.cfg.beta)
+        if turn.all():
+            self.agreed, self.dual = mean.expand_as(copies).contiguous(), dual
+            return
+        rows = self._rows(turn)
+        self.agreed, self.dual = torch.where(rows, mean, self.agreed), torch.where(rows, dual, self.dual)
 
     def _rows(self, which: Tensor) -> Tensor:
         return which.to(self.dual.device, non_blocking=True)[:, None]

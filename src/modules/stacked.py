@@ -90,19 +90,29 @@ class StackedAdam(Optimizer):
         )
 
     @torch.no_grad()
-    def step_where(self, which: Tensor, gradients: Iterable[Tensor]) -> None:
-        """One step of every network of ``which`` [N], along its slice of ``gradients`` [N, ...]; the others stay."""
+    def step_where(self, which: Tensor | None, gradients: Iterable[Tensor]) -> None:
+        """One step of every network of ``which`` [N], along its slice of ``gradients`` [N, ...]; the others stay.
+
+        None: all of them, which takes fewer passes over the parameters.
+        """
         group = self.param_groups[0]
         beta1, beta2 = group["betas"]
         for p, gradient in zip(group["params"], gradients, strict=True):
             state, axes = self._state(p), (-1, *[1] * (p.dim() - 1))
-            due = which.view(axes)
-            state["step"] += which
-            first, second, step = state["exp_avg"], state["exp_avg_sq"], state["step"].view(axes).clamp(min=1)
-            first.copy_(torch.where(due, torch.lerp(gradient, first, beta1), first))
-            second.copy_(torch.where(due, torch.lerp(gradient.square(), second, beta2), second))
-            size = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-            p.sub_(torch.where(due, group["lr"] / (1 - beta1**step) * first / size, 0))
+            first, second = state["exp_avg"], state["exp_avg_sq"]
+            if which is None:
+                state["step"] += 1
+                first.lerp_(gradient, 1 - beta1)
+                second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            else:
+                state["step"] += which
+                due = which.view(axes)
+                first.copy_(torch.where(due, torch.lerp(gradient, first, beta1), first))
+                second.copy_(torch.where(due, torch.lerp(gradient.square(), second, beta2), second))
+            step = state["step"].view(axes).clamp(min=1)
+            size = (second / (1 - beta2**step)).sqrt_().add_(group["eps"]).mul_(1 - beta1**step)
+            size = size if which is None else size.masked_fill_(~due, torch.inf)
+            p.addcdiv_(first, size, value=-group["lr"])
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         """Made when first needed, where the parameter then is."""

@@ -62,17 +62,17 @@ def metropolis(heard: Bool[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def attraction(
-    copy: Float[Tensor, "n p"], agreed: Float[Tensor, "n p"], dual: Float[Tensor, "n p"], beta: float
+    copy: Float[Tensor, "n p"], agreed: Float[Tensor, "#n p"], dual: Float[Tensor, "n p"], beta: float
 ) -> Float[Tensor, "n p"]:
     r"""What the augmented Lagrangian adds to the gradient of each copy: :math:`\lambda_i + \beta(\tilde w_i - w_i)`.
 
     w_i is the average that agent i has received (F2A2, Eq. 5.4; algorithms.md 10.2, steps 1 and 2).
     """
-    return dual + beta * (copy - agreed)
+    return torch.add(dual, copy - agreed, alpha=beta)
 
 
 def dual_step(
-    copy: Float[Tensor, "n p"], agreed: Float[Tensor, "n p"], dual: Float[Tensor, "n p"], beta: float
+    copy: Float[Tensor, "n p"], agreed: Float[Tensor, "#n p"], dual: Float[Tensor, "n p"], beta: float
 ) -> Float[Tensor, "n p"]:
     r""":math:`\lambda_i - \beta (w_i - \tilde w_i)` (F2A2, Eq. 5.4; algorithms.md 10.2, step 3)."""
-    return dual - beta * (agreed - copy)
+    return torch.add(dual, copy - agreed, alpha=beta)

@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import toy  # noqa: F401 - registers the environment
-from controllers.base import Controller
+from controllers.base import Acted, Controller
+from controllers.policy_mac import BEHAVIOUR
 from core.config import load, merge, resolve
 from core.registry import CONTROLLERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch, TimeStep, valid_mask
 from modules.layers import last_actions
 from rl.masked import masked_log_softmax, sample, taken
+from run import build
 
 ALGS = Path(__file__).parents[2] / "config" / "algs"
 N, A, WIDTH, H = 3, 4, 5, 8
@@ -202,6 +204,50 @@ def test_epsilon_of_policies_falls_with_the_steps_taken() -> None:
         share = one_hot(act(made, step, "explore", t_env), A).float().mean((0, 1))
         torch.testing.assert_close(share, epsilon / A + (1 - epsilon) * pi, rtol=0, atol=0.02)
     assert pi.max() - pi.min() > 0.05
+
+
+def test_random_play_at_first_and_what_it_says_of_itself() -> None:
+    """Uniform over the available actions before step 100, the policy from then on; tests never notice."""
+    made, step = controller("fop", random_steps=100), shown(1)
+    logits = made.agent(step.obs[:, None], last(1)[:, None], memory(1))[0][:, 0]
+    uniform = step.avail.float() / step.avail.sum(-1, keepdim=True)
+    for t_env in (0, 99):
+        torch.testing.assert_close(made.behaviour(logits, step.avail, t_env), uniform)
+    softmax = torch.where(step.avail, logits, -torch.inf).softmax(-1)
+    torch.testing.assert_close(made.behaviour(logits, step.avail, 100), softmax)
+    assert (softmax - uniform).abs().max() > 0.01
+    many = shown(6000, avail=step.avail.expand(6000, N, A))
+    share = one_hot(act(made, many, "explore"), A).float().mean(0)
+    torch.testing.assert_close(share, uniform[0], rtol=0, atol=0.03)
+    assert torch.equal(act(made, step, "test", 0), act(made, step, "test", 100))
+
+
+def test_stored_behaviour_is_what_was_drawn_from() -> None:
+    """The same actions as without; stored only while collecting."""
+    keys = {"epsilon_start": 0.5, "epsilon_finish": 0.5}
+    made, plain, step = controller("facmac", store_behaviour=True, **keys), controller("facmac", **keys), shown(50)
+    plain.load_state_dict(made.state_dict())
+
+    def acted(by: Controller, mode: str) -> Acted:
+        return by.act(step, last(50), memory(50), t_env=7, mode=mode, rng=generator())
+
+    got, wanted = acted(made, "explore"), acted(plain, "explore")
+    assert torch.equal(got.action, wanted.action) and torch.equal(got.hidden, wanted.hidden)
+    logits = made.agent(step.obs[:, None], last(50)[:, None], memory(50))[0][:, 0]
+    torch.testing.assert_close(got.extras[BEHAVIOUR], made.behaviour(logits, step.avail, 7))
+    assert not wanted.extras and not acted(made, "test").extras
+
+
+def test_stored_behaviour_reaches_the_replay() -> None:
+    made = build(resolve(merge(load(ALGS / "facmac.yaml"), {"env": "toy", "store_behaviour": True, "seed": 1})))
+    episodes = made.runner.collect(t_env=0, mode="explore").episodes
+    made.replay.add(episodes)
+    pi, batch = made.replay.latest(99).extras[BEHAVIOUR], made.replay.latest(99)
+    assert torch.equal(pi, episodes.extras[BEHAVIOUR]) and pi.shape == batch.avail[:, :-1].shape
+    real = batch.mask > 0
+    torch.testing.assert_close(pi.sum(-1)[real], torch.ones(int(real.sum()), pi.shape[2]))
+    assert not pi[~batch.avail[:, :-1]].any() and not pi[~real].any()
+    assert (pi.gather(-1, batch.action[..., None])[real] > 0).all()
 
 
 # --- deterministic_mac ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import memory.replay
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch, valid_mask
+from memory.past import past_of
 from memory.replay import Replay
 
 N, A, LIMIT = 2, 3, 6
@@ -345,3 +346,90 @@ def test_transitions_are_every_step_alike_with_what_came_of_it() -> None:
                 assert all(torch.equal(single[k], steps[place][k]) for k in (*PER_STEP, *PER_STATE))
     assert set(seen) == set(steps)
     assert all(60 <= count <= 145 for count in seen.values())
+
+
+def test_as_few_of_the_newest_episodes_as_have_so_many_steps() -> None:
+    """Lengths 4, 1, 3, 2, newest last: 2 have the newest alone, 3 to 5 the newest two, 6 three, 7 to 10 all."""
+    one = replay()
+    one.add(episodes([4, 1, 3, 2]))
+    assert [len(one.latest_steps(n)) for n in (1, 2, 3, 5, 6, 7, 10, 99)] == [1, 1, 2, 2, 3, 4, 4, 4]
+    same(one.latest_steps(5), split(episodes([4, 1, 3, 2]))[2:])
+
+
+def test_episodes_by_their_numbers() -> None:
+    """Of six that were added the first two are gone."""
+    one = replay(capacity=4)
+    one.add(episodes([4, 1, 3, 2, 1, 5]))
+    stored = split(episodes([4, 1, 3, 2, 1, 5]))
+    same(one.numbered(2, 1), stored[2:3])
+    same(one.numbered(3, 3), stored[3:])
+
+
+# --- the steps before -------------------------------------------------------------------------------------------------
+
+Step = tuple[torch.Tensor, torch.Tensor] | None
+
+
+def steps_before(episode: dict[str, torch.Tensor], state: int, k: int) -> list[Step]:
+    """What an agent saw and did in the ``k`` steps before a state, oldest first; None where nothing was."""
+    return [(episode["obs"][t], episode["action"][t]) if t >= 0 else None for t in range(state - k, state)]
+
+
+def same_steps(past: tuple[torch.Tensor, torch.Tensor, torch.Tensor], row: int, state: int, wanted: list[Step]) -> None:
+    for slot, step in enumerate(wanted):
+        obs, action, real = (x[row, state, slot] for x in past)
+        assert bool(real) == (step is not None)
+        assert torch.equal(obs, torch.zeros_like(obs) if step is None else step[0])
+        assert torch.equal(action, torch.zeros_like(action) if step is None else step[1])
+
+
+@given(
+    lengths=st.lists(st.integers(1, LIMIT), min_size=1, max_size=12),
+    rows=st.integers(LIMIT + 1, 30),
+    k=st.integers(1, LIMIT + 2),
+)
+@effort(max_examples=30, deadline=None)
+def test_single_steps_come_with_those_before_and_so_does_the_state_after(lengths, rows, k) -> None:
+    """In a ring that wraps around: never a step of another episode, and the same draws as without."""
+    one, plain = (replay(20, rows * ROW_BYTES) for _ in range(2))
+    for each in (one, plain):
+        for number, length in enumerate(lengths):
+            each.add(episodes([length], number))
+    got, wanted = one.transitions(10, past=k), plain.transitions(10)
+    same(dataclasses.replace(got, extras={name: got.extras[name] for name in wanted.extras}), split(wanted))
+    assert torch.equal(one.rng.get_state(), plain.rng.get_state())
+    stored = {float(e["reward"][0]): e for e in split(one.latest(99))}
+    past = past_of(got, k)
+    assert past.action.dtype == got.action.dtype
+    for row, reward in enumerate(got.reward[:, 0]):
+        episode = stored[float(reward.floor())]
+        step = int((episode["reward"] == reward).nonzero())
+        for state in range(2):
+            same_steps(past, row, state, steps_before(episode, step + state, k))
+
+
+@given(lengths=st.lists(st.integers(1, LIMIT), min_size=1, max_size=4), k=st.integers(1, LIMIT + 2))
+@effort(max_examples=40, deadline=None)
+def test_whole_episodes_have_the_steps_before_every_state(lengths, k) -> None:
+    """Whatever lies on padding."""
+    batch = episodes(lengths, spread=1)
+    past = past_of(batch, k)
+    for row, episode in enumerate(split(batch)):
+        for state in range(lengths[row] + 1):
+            same_steps(past, row, state, steps_before(episode, state, k))
+
+
+def test_steps_before_travel_with_the_batch() -> None:
+    one = replay()
+    one.add(episodes([4, 1, 3]))
+    got = one.transitions(3, past=2)
+    for moved in (got.to("cpu"), got.repeated(2)):
+        for x, y in zip(past_of(moved, 2), past_of(got, 2), strict=True):
+            assert torch.equal(x[:3], y) and torch.equal(x[-3:], y)
+
+
+def test_another_number_of_steps_before_is_refused() -> None:
+    one = replay()
+    one.add(episodes([4]))
+    with pytest.raises(ValueError, match="drawn with past=2, but 3 steps"):
+        past_of(one.transitions(3, past=2), 3)

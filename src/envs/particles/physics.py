@@ -38,6 +38,8 @@ class Bodies:
     """Velocity that one step of contact adds, per unit of penetration."""
     max_speed: Float[Tensor, "n 1"] | None
     """None where nobody is limited."""
+    weight: Float[Tensor, "n 1"] | None = None
+    """How much it counts to be touched by a body; None: by all alike."""
 
 
 def bodies(
@@ -47,6 +49,7 @@ def bodies(
     accel: Float[Tensor, " n"] | None = None,
     mass: Float[Tensor, " n"] | None = None,
     max_speed: Float[Tensor, " n"] | None = None,
+    by_mass: bool = False,
 ) -> Bodies:
     """Bodies with these radii, on the device of ``size``.
 
@@ -56,6 +59,7 @@ def bodies(
         accel: force of a full push; None: ``SENSITIVITY``.
         mass: None: 1.
         max_speed: inf for no limit; None: no limit for anybody.
+        by_mass: contact pushes a body with the force times the other's mass over its own, as in MAAC's copy.
     """
     solid = torch.ones_like(size, dtype=torch.bool) if collide is None else collide
     accel = torch.full_like(size, SENSITIVITY) if accel is None else accel
@@ -65,8 +69,9 @@ def bodies(
     return Bodies(
         reach=reach if bool(pair.any()) else None,
         push_gain=(DT * accel / mass)[:, None],
-        contact_gain=(DT * CONTACT_FORCE / mass)[:, None],
+        contact_gain=(DT * CONTACT_FORCE / (mass.square() if by_mass else mass))[:, None],
         max_speed=None if max_speed is None else max_speed[:, None],
+        weight=mass[:, None] if by_mass else None,
     )
 
 
@@ -76,8 +81,10 @@ def distances(a: Float[Tensor, "2 n b"], b: Float[Tensor, "2 m b"]) -> Float[Ten
     return torch.hypot(x, y)
 
 
-def penetration(pos: Float[Tensor, "2 n b"], reach: Float[Tensor, "n n 1"]) -> Float[Tensor, "2 n b"]:
-    """How deep the others are in each body, as a vector away from them, summed over the others.
+def penetration(
+    pos: Float[Tensor, "2 n b"], reach: Float[Tensor, "n n 1"], weight: Float[Tensor, "n 1"] | None = None
+) -> Float[Tensor, "2 n b"]:
+    """How deep the others are in each body, as a vector away from them, summed over the others by their ``weight``.
 
     A pair at distance d is k log(1 + exp((reach - d) / k)) deep, k being ``CONTACT_MARGIN``: reach - d where they
     overlap, next to nothing where they do not. Bodies on one and the same spot do not push each other; the original
@@ -86,8 +93,8 @@ def penetration(pos: Float[Tensor, "2 n b"], reach: Float[Tensor, "n n 1"]) -> F
     offset = pos[:, :, None] - pos[:, None]
     x, y = offset.unbind()
     distance = torch.hypot(x, y).clamp_(min=_TINY)
-    depth = softplus(reach - distance, beta=1 / CONTACT_MARGIN)
-    return offset.mul_(depth.div_(distance)).sum(2)
+    depth = softplus(reach - distance, beta=1 / CONTACT_MARGIN).div_(distance)
+    return offset.mul_(depth if weight is None else depth.mul_(weight)).sum(2)
 
 
 def advance(
@@ -96,7 +103,7 @@ def advance(
     """Velocities and positions after one step, in which the agents push with ``push`` (each component in [-1, 1])."""
     vel = torch.addcmul((1 - DAMPING) * vel, push, body.push_gain)
     if body.reach is not None:
-        vel.addcmul_(penetration(pos, body.reach), body.contact_gain)
+        vel.addcmul_(penetration(pos, body.reach, body.weight), body.contact_gain)
     if body.max_speed is not None:
         speed = torch.hypot(vel[0], vel[1])
         vel = vel * (body.max_speed / speed.clamp(min=_TINY)).clamp(max=1)

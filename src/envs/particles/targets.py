@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.picture import Frame, Stage
+from envs.particles.base import Verdict, rings
 from envs.particles.matching import Matching
 from envs.particles.physics import distances
-from envs.particles.world import ParticleEnv, Scene, Verdict, rings
+from envs.particles.world import ParticleEnv, Scene
 
 FAR = 2.0
 
