@@ -74,10 +74,10 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2 in treasure collection and Rover-Tower, at reduced size",
         "",
-        f"Runs of {LAST:,} steps with batches of 256, hidden layers of 64 and observations cut at 5, where the paper has 1024, 128",
-        "and above a million steps: a ranking on small machines, not a reproduction. Returns are means over agents of the",
-        f"episodes' returns in 32 greedy test episodes; the result of a seed is the mean of its last {FINAL} tests. Command:",
-        "`python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
+        f"Runs of {LAST:,} steps with batches of 256, hidden layers of 64 and observations cut at 5, where the paper has",
+        "1024, 128 and above a million steps: a ranking on small machines, not a reproduction. Returns are means over",
+        "agents of the episodes' returns in 32 greedy test episodes; the result of a seed is the mean of its last",
+        f"{FINAL} tests. Command: `python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
         "",
     ]
     for world in WORLDS:
@@ -121,8 +121,9 @@ def main() -> None:
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
     results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]
-    for world in options.worlds.split(","):
-        task(world, results).run_all(options.algs.split(","), seeds, options.jobs)
+    for seed in seeds:
+        for world in options.worlds.split(","):
+            task(world, results).run_all(options.algs.split(","), [seed], options.jobs)
     rows = []
     for world in WORLDS:
         runs = task(world, results)
