@@ -21,6 +21,12 @@ def curves_of(rows: Sequence[Row], key: str) -> list[np.ndarray]:
     return [np.array([(row["t_env"], float(row[key])) for row in rows if row["seed"] == seed]).T for seed in seeds]
 
 
+def result(rows: Sequence[Row], key: str, last: int) -> dict[int, float]:
+    """Each seed's mean over its ``last`` tests."""
+    seeds = sorted({row["seed"] for row in rows})
+    return {seed: float(np.mean([float(row[key]) for row in rows if row["seed"] == seed][-last:])) for seed in seeds}
+
+
 def panel(axis: Any, groups: dict[str, list[Row]], key: str, window: int = 3) -> None:
     """Every seed thin, the mean of each group thick; both are running means over ``window`` tests."""
     for number, (name, rows) in enumerate(groups.items()):

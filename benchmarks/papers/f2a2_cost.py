@@ -86,7 +86,7 @@ def report(rows: list[Row]) -> str:
         "",
         "Command: `python benchmarks/papers/f2a2_cost.py`. Random steps of the size of MAgent's battle",
         f"({OBS} numbers seen, {ACTIONS} actions), batch 128, hidden layers of 128, an actor and two critics for every",
-        "agent, all of them shared. CPU seconds of one update, median of five, one thread; the first update is left out.",
+        "agent, all of them shared. CPU seconds of one update, median of five, one thread, without the first one.",
         "In a complete graph everybody hears everybody: the bytes grow with N², the arithmetic does not.",
         "",
         "![Cost per update](f2a2_cost.png)",

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 import numpy as np
 from commands import ROOT, Task
-from curves import Row, panel, save
+from curves import Row, panel, result, save
 from sessions import conditions
 
 HERE = Path(__file__)
@@ -61,20 +61,12 @@ def task(world: str, results: Path) -> Task:
     return Task(world, f"{world}/{label}", results, LAST, (), more)
 
 
-def result(rows: list[Row]) -> dict[int, float]:
-    """Each seed's mean over its last tests."""
-    return {
-        seed: float(np.mean([float(r["return_per_agent"]) for r in rows if r["seed"] == seed][-FINAL:]))
-        for seed in sorted({r["seed"] for r in rows})
-    }
-
-
 def report(rows: list[Row], results: Path) -> str:
     """The Markdown summary."""
     lines = [
         "# F2A2 in treasure collection and Rover-Tower, at reduced size",
         "",
-        f"Runs of {LAST:,} steps with batches of 256, hidden layers of 64 and observations cut at 5, where the paper has",
+        f"Runs of {LAST:,} steps with batches of 256, hidden layers of 64 and observations cut at 5; the paper has",
         "1024, 128 and above a million steps: a ranking on small machines, not a reproduction. Returns are means over",
         "agents of the episodes' returns in 32 greedy test episodes; the result of a seed is the mean of its last",
         f"{FINAL} tests. Command: `python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
@@ -90,7 +82,7 @@ def report(rows: list[Row], results: Path) -> str:
         for name in ALGORITHMS:
             own = [r for r in rows if r["world"] == world and r["algorithm"] == name]
             if own:
-                seeds = result(own)
+                seeds = result(own, "return_per_agent", FINAL)
                 least = min(max(r["t_env"] for r in own if r["seed"] == seed) for seed in seeds)
                 found.append((float(np.mean(list(seeds.values()))), name, seeds, least))
         for mean, name, seeds, least in sorted(found, reverse=True):

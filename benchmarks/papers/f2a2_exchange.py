@@ -1,0 +1,146 @@
+"""F2A2-SAC with fewer edges and rarer exchange, in a small Rover-Tower (AC-45, AC-46; the paper's tables 4 and 5).
+
+    python benchmarks/papers/f2a2_exchange.py [--seeds 0,1,2] [--jobs 2]
+
+Writes ``f2a2_exchange.csv``, ``f2a2_exchange.md`` and ``f2a2_exchange.png``. Complete runs are not made again,
+interrupted ones are resumed. The report is of all runs that there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib.pyplot as plt
+import numpy as np
+from commands import ROOT, Task
+from curves import Row, panel, result, save
+from sessions import conditions
+
+HERE = Path(__file__)
+LAST, TEST_EVERY, FINAL = 60_000, 3_000, 5
+KEYS = (
+    *("env_args.n_pairs=2", "batch_size=256", "hidden_dim=64", "critic_dim=64", "batch_size_run=12"),
+    *("updates_per_collect=3", f"test_interval={TEST_EVERY}", "device=cpu"),
+    *("moa_trajectories=100", "moa_batch=400", "moa_pairs=400", "moa_period=4"),
+)
+SHARES = {"p = 0": "0", "p = 0.6": "0.6", "p = 1": "1"}
+TURNS = {"never": ("None", "0"), "(200, 100)": ("200", "100"), "(20, 10)": ("20", "10"), "(1, 0)": ("1", "0")}
+SAME = {"never": "p = 0", "(1, 0)": "p = 1"}
+"""Without edges and without exchange are one and the same, bit for bit; so are a complete graph and every update."""
+COLUMN = {"test_return_per_agent_mean": "return_per_agent"}
+COLUMNS = ["setting", "algorithm", "seed", "t_env", "return_per_agent"]
+
+
+def task(setting: str, results: Path) -> Task:
+    """The runs of one setting."""
+    setting = SAME.get(setting, setting)
+    if setting in SHARES:
+        keys = (f"topology_share={SHARES[setting]}",)
+    else:
+        mean, std = TURNS[setting]
+        keys = (f"exchange_interval={mean}", f"exchange_std={std}")
+    where = results / "f2a2_exchange" / "".join(c for c in setting if c.isalnum())
+    return Task("rover_tower", "rover_tower/2_pairs_6_landmarks", where, LAST, (*KEYS, *keys), {})
+
+
+def table(title: str, settings: list[str], found: dict[str, dict[int, float]]) -> list[str]:
+    """One of the two tables."""
+    lines = [f"## {title}", "", "| setting | mean | standard error | each seed |", "|---|---|---|---|"]
+    for setting in settings:
+        values = np.array(list(found.get(SAME.get(setting, setting), {}).values()))
+        if len(values):
+            error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+            each = ", ".join(f"{value:.1f}" for value in values)
+            lines.append(f"| {setting} | {values.mean():.1f} | {error:.1f} | {each} |")
+    return [*lines, ""]
+
+
+def gate(found: dict[str, dict[int, float]], more: str, less: str) -> str:
+    """Whether ``more`` is better than ``less`` by a pooled standard error, as AC-45 and AC-46 ask."""
+    a, b = (np.array(list(found.get(name, {}).values())) for name in (more, less))
+    if min(len(a), len(b)) < 2:
+        return f"{more} against {less}: not enough seeds"
+    pooled = float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))
+    verdict = "met" if a.mean() - b.mean() >= pooled else "NOT met"
+    return f"{more} less {less}: {a.mean() - b.mean():.1f}, pooled standard error {pooled:.1f}: gate {verdict}"
+
+
+def report(rows: list[Row], results: Path) -> str:
+    """The Markdown summary."""
+    found = {name: result([r for r in rows if r["setting"] == name], "return_per_agent", FINAL) for name in ALL}
+    lines = [
+        "# F2A2-SAC with fewer edges and rarer exchange, at reduced size",
+        "",
+        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, batches of 256, hidden layers of 64: the",
+        "settings of the paper's tables 4 and 5, not their size. Returns are means over agents of the episodes'",
+        f"returns in 32 greedy test episodes; the result of a seed is the mean of its last {FINAL} tests. Command:",
+        "`python benchmarks/papers/f2a2_exchange.py`, which runs for every setting and seed",
+        "",
+        f"    ./run.sh {' '.join(task('p = 0.6', results).command('f2a2_sac', 0)[:-1])}",
+        "",
+        "![Returns](f2a2_exchange.png)",
+        "",
+        *table("Edges (table 4): exchange with every update", list(SHARES), found),
+        *table("Updates between exchanges, mean and deviation (table 5): complete graph", list(TURNS), found),
+        f"- AC-45: {gate(found, 'p = 1', 'p = 0')}",
+        f"- AC-46: {gate(found, '(20, 10)', 'p = 0')} (p = 0 is the run without any exchange)",
+        "",
+        "The paper, in the full world: 52, 52, 78, 126, 135, 139 for p = 0, .2, .4, .6, .8, 1; 52, 52, 56, 136, 139 and",
+        "139 for (never), (2000, 1000), (200, 100), (20, 10), (8, 4), (1, 0).",
+        "",
+        conditions(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+ALL = [*SHARES, *(name for name in TURNS if name not in SAME)]
+
+
+def draw(rows: list[Row]) -> None:
+    """A panel for each table."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for axis, settings in zip(axes, (list(SHARES), list(TURNS)), strict=True):
+        own = {name: [r for r in rows if r["setting"] == SAME.get(name, name)] for name in settings}
+        panel(axis, {name: found for name, found in own.items() if found}, "return_per_agent")
+        axis.set(ylabel="test return, mean over agents")
+        axis.legend(fontsize=8)
+    axes[0].set_title("share of edges")
+    axes[1].set_title("updates between exchanges")
+    save(figure, HERE)
+
+
+def main() -> None:
+    """Runs, then writes tables, report and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
+    options = parser.parse_args()
+    results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]
+    jobs = [(seed, name) for seed in seeds for name in ALL]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda job: task(job[1], results).run("f2a2_sac", job[0]), jobs))
+    rows = [
+        {"setting": name} | row
+        for name in ALL
+        for seed in range(10)
+        for row in task(name, results).tests("f2a2_sac", seed, COLUMN)
+    ]
+    with HERE.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    HERE.with_suffix(".md").write_text(report(rows, results), encoding="utf-8")
+    draw(rows)
+    print(HERE.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
