@@ -32,7 +32,7 @@ COMMON = (
         "alpha=0.02",
         "device=cpu",
     ),
-    *("standardise_rewards=True", "alpha1_critic=0.0", "test_nepisode=16"),
+    *("standardise_rewards=True", "test_nepisode=16"),
 )
 SIZES = {
     12: (60_000, (*COMMON, "updates_per_step=0.1", "test_interval=6000", "buffer_steps=20000")),

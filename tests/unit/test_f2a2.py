@@ -27,7 +27,11 @@ EVERY = [*OFF_POLICY, "f2a2_coma"]
 def session(name: str, **more: Any) -> Session:
     """A small run in which the agents' rewards are their own, with policies away from the uniform one."""
     made = by_hand.session(
-        name, critic_dim=8, buffer_size=40, standardise_rewards=False, **(OWN | {"moa": "oracle"} | more)
+        name,
+        critic_dim=8,
+        buffer_size=40,
+        standardise_rewards=False,
+        **(OWN | {"moa": "oracle", "alpha1_critic": None, "delta_clip": 1.0} | more),
     )
     rng = torch.Generator().manual_seed(4)
     with torch.no_grad():
