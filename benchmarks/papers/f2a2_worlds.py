@@ -67,7 +67,7 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2 in treasure collection and Rover-Tower, at reduced size",
         "",
-        f"Runs of {' and '.join(f'{n:,}' for n in LAST.values())} steps with batches of 256, hidden layers of 64; the paper has",
+        f"Runs of {' and '.join(f'{n:,}' for n in LAST.values())} steps, batches of 256, layers of 64; the paper has",
         "1024, 128 and above a million steps: a ranking on small machines, not a reproduction. Returns are means over",
         "agents of the episodes' returns in 32 greedy test episodes; the result of a seed is the mean of its last",
         f"{FINAL} tests. Command: `python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
