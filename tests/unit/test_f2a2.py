@@ -374,16 +374,42 @@ def test_actors_wait_for_their_turn() -> None:
     assert [m[2] for m in moved] == [m[0] for m in moved]
 
 
-@pytest.mark.parametrize(("push", "expected"), [(1.0, 20.0), (0.0, 10.0)])
-def test_the_single_critic_is_pushed_up_by_a_constant(push: float, expected: float) -> None:
-    """T-46: r = 1, γ = .9 on a self-loop: Q = (r + α1 / (2 α2)) / (1 - γ)."""
-    q = torch.zeros(1, requires_grad=True)
-    for _ in range(3000):
-        y = 1 + 0.9 * q.detach()
-        loss = 0.5 * (q - y).square() - push * q
-        (gradient,) = torch.autograd.grad(loss, q)
-        q = (q - 0.1 * gradient).detach().requires_grad_()
-    assert float(q) == pytest.approx(expected, abs=1e-2)
+class Constant(nn.Module):
+    """A critic that says the same of every own action of two agents."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Parameter(torch.zeros(2, 1))
+
+    def forward(self, obs: Tensor, joint: Tensor) -> Worth:
+        return Worth(self.q.expand(*obs.shape[:3], 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "push", "expected"),
+    [
+        ("f2a2_coma", None, [20.0]),
+        ("f2a2_coma", 0.0, [10.0]),
+        ("f2a2_sac", None, [11.0, 10.0]),
+        ("f2a2_sac", 0.0, [10.0, 10.0]),
+    ],
+)
+def test_critics_are_pushed_up_by_a_constant(name: str, push: float | None, expected: list[float]) -> None:
+    """T-46, on a self-loop with r = 1 and γ = .9: one critic (r + α1 / (2 α2)) / (1 - γ); of two only the first."""
+    made = session(name, env_args={"individual": True, "n_agents": 2, "n_actions": 3}, alpha1_critic=push)
+    learner = made.learner
+    learner.critics = nn.ModuleList([Constant() for _ in learner.critics])
+    even = torch.tensor([[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
+    scene, action = enumerated(even, torch.zeros(2, 3, 3))
+    pi = Categorical(even.log().expand(len(action), 1, 2, 3), torch.ones(len(action), 1, 2, 3, dtype=torch.bool))
+    for _ in range(400):
+        values = torch.stack([critic.q.detach() for critic in learner.critics])
+        y = (1 + 0.9 * values.amin(0)).squeeze(-1).expand_as(scene.y)
+        loss, _ = learner.critic_loss(replace(scene, y=y), pi)
+        for critic in learner.critics:
+            (gradient,) = torch.autograd.grad(loss, critic.q, retain_graph=True)
+            critic.q.data -= 0.3 * gradient
+    assert [float(critic.q.mean()) for critic in learner.critics] == pytest.approx(expected, abs=1e-2)
 
 
 @pytest.mark.parametrize(
