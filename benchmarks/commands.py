@@ -74,12 +74,12 @@ class Task:
                 pool.map(lambda job: self.run(*job), [(algorithm, seed) for algorithm in algorithms for seed in seeds])
             )
 
-    def tests(self, algorithm: str, seed: int, names: dict[str, str]) -> list[dict[str, Any]]:
-        """Every test of a run; ``names`` says which column a metric goes to."""
+    def tests(self, algorithm: str, seed: int, names: dict[str, str], kind: str = "test") -> list[dict[str, Any]]:
+        """Every test of a run, or its records of another ``kind``; ``names`` says which column a metric goes to."""
         path = self.folder(algorithm, seed)
-        tests = [r for r in read(path / "metrics.jsonl") if r["kind"] == "test"] if path else []
+        found = [r for r in read(path / "metrics.jsonl") if r["kind"] == kind] if path else []
         return [
             {"algorithm": algorithm, "seed": seed, "t_env": r["t_env"]}
             | {column: r["values"].get(name, "") for name, column in names.items()}
-            for r in tests
+            for r in found
         ]
