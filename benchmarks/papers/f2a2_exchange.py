@@ -86,9 +86,10 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2-SAC with fewer edges and rarer exchange, at reduced size",
         "",
-        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, an update of 128 steps for every 12.5, hidden layers",
-        "of 64: the settings of the paper's tables 4 and 5, not their size. Returns are means over agents of the episodes'",
-        f"returns in training; a seed's result is the mean of its last {FINAL} records of {LOG_EVERY:,} steps. Command:",
+        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, an update of 128 steps for every 12.5, hidden",
+        "layers of 64: the settings of the paper's tables 4 and 5, not their size. Returns are means over agents of",
+        f"the episodes' returns in training; a seed's result is the mean of its last {FINAL} records of",
+        f"{LOG_EVERY:,} steps. Command:",
         "`python benchmarks/papers/f2a2_exchange.py`, which runs for every setting and seed",
         "",
         f"    ./run.sh {' '.join(task('p = 0.6', results).command('f2a2_sac', 0)[:-1])}",

@@ -70,11 +70,12 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2 in treasure collection and Rover-Tower, at reduced size",
         "",
-        f"Three collectors, a bank and three treasures; two rovers and two towers. Runs of {LAST:,} steps, an update of 128",
-        "steps for every 12.5 (MA-AC: one for every four new episodes), hidden layers of 64, observations cut at 5. The",
-        "paper has eight agents, 1024, 128 and above a million steps: this is a ranking on a small machine, not a",
-        "reproduction. Returns are means over agents of the episodes' returns in training; a seed's result is the mean of",
-        f"its last {FINAL} records of {LOG_EVERY:,} steps. Command: `python benchmarks/papers/f2a2_worlds.py`, which runs",
+        f"Three collectors, a bank and three treasures; two rovers and two towers. {LAST:,} steps, an update of",
+        "128 steps for every 12.5 (MA-AC: one for every four new episodes), hidden layers of 64, observations cut",
+        "at 5. The paper has eight agents, 1024, 128 and above a million steps: this is a ranking on a small",
+        "machine, not a reproduction. Returns are means over agents of the episodes' returns in training; a seed's",
+        f"result is the mean of its last {FINAL} records of {LOG_EVERY:,} steps. Command:",
+        "`python benchmarks/papers/f2a2_worlds.py`, which runs for every seed",
         "",
     ]
     for world in WORLDS:
