@@ -12,6 +12,7 @@ import argparse
 import csv
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,15 +21,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from commands import ROOT, Task
 from curves import Row, panel, result, save
+from f2a2_worlds import COLUMN, FINAL, LAST, LOG_EVERY
+from f2a2_worlds import task as world_task
 from sessions import conditions
 
 HERE = Path(__file__)
-LAST, LOG_EVERY, FINAL = 30_000, 1_000, 5
-KEYS = (
-    *("env_args.n_pairs=2", "batch_size=128", "batch_size_run=4", "updates_per_collect=8", "hidden_dim=64"),
-    *("critic_dim=64", "obs_clip=5", "device=cpu", f"log_interval={LOG_EVERY}", "test_nepisode=0"),
-    *("moa_trajectories=100", "moa_batch=400", "moa_pairs=400", "moa_period=4"),
-)
 SHARES = {"p = 0": "0", "p = 0.6": "0.6", "p = 1": "1"}
 LIKE_THE_REST = "p = 1"
 ABLATIONS = {
@@ -40,22 +37,23 @@ ABLATIONS = {
 TURNS = {"never": ("None", "0"), "(20, 10)": ("20", "10"), "(1, 0)": ("1", "0")}
 SAME = {"never": "p = 0", "(1, 0)": "p = 1"}
 """Without edges and without exchange are one and the same, bit for bit; so are a complete graph and every update."""
-COLUMN = {"return_per_agent": "return_per_agent"}
 COLUMNS = ["setting", "algorithm", "seed", "t_env", "return_per_agent"]
 
 
 def task(setting: str, results: Path) -> Task:
-    """The runs of one setting."""
-    setting = SAME.get(setting, setting)
+    """The runs of one setting; ``LIKE_THE_REST`` is what ``f2a2_worlds.py`` runs."""
+    setting, like_the_rest = SAME.get(setting, setting), world_task("rover_tower", results)
+    if setting == LIKE_THE_REST:
+        return like_the_rest
     if setting in SHARES:
-        keys = (f"topology_share={SHARES[setting]}",)
+        keys: tuple[str, ...] = (f"topology_share={SHARES[setting]}",)
     elif setting in ABLATIONS:
         keys = ABLATIONS[setting]
     else:
         mean, std = TURNS[setting]
         keys = (f"exchange_interval={mean}", f"exchange_std={std}")
     where = results / "f2a2_exchange" / "".join(c for c in setting if c.isalnum())
-    return Task("rover_tower", "rover_tower/2_pairs_6_landmarks", where, LAST, (*KEYS, *keys), {})
+    return replace(like_the_rest, results=where, keys=(*like_the_rest.keys, *keys))
 
 
 def table(title: str, settings: list[str], found: dict[str, dict[int, float]]) -> list[str]:
@@ -86,10 +84,9 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2-SAC with fewer edges and rarer exchange, at reduced size",
         "",
-        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, an update of 128 steps for every 12.5, hidden",
-        "layers of 64: the settings of the paper's tables 4 and 5, not their size. Returns are means over agents of",
-        f"the episodes' returns in training; a seed's result is the mean of its last {FINAL} records of",
-        f"{LOG_EVERY:,} steps. Command:",
+        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, and all else as in `f2a2_worlds.md`: the settings",
+        "of the paper's tables 4 and 5, not their size. Returns are means over agents of the episodes' returns in",
+        f"training; a seed's result is the mean of its last {FINAL} records of {LOG_EVERY:,} steps. Command:",
         "`python benchmarks/papers/f2a2_exchange.py`, which runs for every setting and seed",
         "",
         f"    ./run.sh {' '.join(task('p = 0.6', results).command('f2a2_sac', 0)[:-1])}",
