@@ -68,7 +68,9 @@ class Task:
         print(f"{algorithm} seed {seed}: exit status {result.returncode}", flush=True)
 
     def run_all(self, algorithms: Sequence[str], seeds: Sequence[int], processes: int) -> None:
-        """Every seed of every algorithm, the first algorithm first."""
+        """Every seed of every algorithm, the first algorithm first; without ``processes`` nothing is run."""
+        if not processes:
+            return
         with ThreadPoolExecutor(processes) as pool:
             list(
                 pool.map(lambda job: self.run(*job), [(algorithm, seed) for algorithm in algorithms for seed in seeds])

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--algs", default="qmix_tuned,macpf")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--t-max", type=int, default=500_000)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time; 0: only reports what there is")
     parser.add_argument("--name", default="", help="of the files that are written; curves_<map> if not given")
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()

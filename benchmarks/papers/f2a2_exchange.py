@@ -84,7 +84,7 @@ def report(rows: list[Row], results: Path) -> str:
     lines = [
         "# F2A2-SAC with fewer edges and rarer exchange, at reduced size",
         "",
-        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, and all else as in `f2a2_worlds.md`: the settings",
+        f"Rover-Tower with two pairs instead of four, {LAST:,} steps, all else as in `f2a2_worlds.md`: the settings",
         "of the paper's tables 4 and 5, not their size. Returns are means over agents of the episodes' returns in",
         f"training; a seed's result is the mean of its last {FINAL} records of {LOG_EVERY:,} steps. Command:",
         "`python benchmarks/papers/f2a2_exchange.py`, which runs for every setting and seed",
@@ -129,12 +129,12 @@ def main() -> None:
     """Runs, then writes tables, report and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time; 0: only reports what there is")
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
     results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]
-    jobs = [(seed, name) for seed in seeds for name in ALL]
-    with ThreadPoolExecutor(options.jobs) as pool:
+    jobs = [(seed, name) for seed in seeds for name in ALL] if options.jobs else []
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         list(pool.map(lambda job: task(job[1], results).run("f2a2_sac", job[0]), jobs))
     rows = [
         {"setting": name} | row

@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--worlds", default=",".join(WORLDS))
     parser.add_argument("--algs", default=",".join(ALGORITHMS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time; 0: only reports what there is")
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
     results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]

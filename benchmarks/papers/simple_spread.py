@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algs", default=",".join(TASK.more), help="what to run; the report is of all that there is")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time; 0: only reports what there is")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     TASK.run_all(options.algs.split(","), seeds, options.jobs)
