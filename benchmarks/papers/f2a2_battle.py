@@ -29,10 +29,9 @@ COMMON = (
         "lr=0.0005",
         "critic_lr=0.0005",
         "batch_size_run=2",
-        "alpha=0.02",
         "device=cpu",
     ),
-    *("standardise_rewards=True", "test_nepisode=16"),
+    "test_nepisode=16",
 )
 SIZES = {
     12: (60_000, (*COMMON, "updates_per_step=0.1", "test_interval=6000", "buffer_steps=20000")),
