@@ -23,14 +23,7 @@ from sessions import conditions
 HERE = Path(__file__)
 FINAL = 3
 COMMON = (
-    *(
-        "hidden_dim=64",
-        "critic_dim=64",
-        "lr=0.0005",
-        "critic_lr=0.0005",
-        "batch_size_run=2",
-        "device=cpu",
-    ),
+    *("hidden_dim=64", "critic_dim=64", "lr=0.0005", "critic_lr=0.0005", "batch_size_run=2", "device=cpu"),
     "test_nepisode=16",
 )
 SIZES = {
