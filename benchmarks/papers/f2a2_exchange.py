@@ -52,7 +52,7 @@ def task(setting: str, results: Path) -> Task:
     else:
         mean, std = TURNS[setting]
         keys = (f"exchange_interval={mean}", f"exchange_std={std}")
-    where = results / "f2a2_exchange" / "".join(c for c in setting if c.isalnum())
+    where = results / "f2a2_exchange" / "".join(c for c in setting if c.isascii() and c.isalnum())
     return replace(like_the_rest, results=where, keys=(*like_the_rest.keys, *keys))
 
 

@@ -40,7 +40,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         *("share_parameters=False", "lr=0.001", "critic_lr=0.001", "tau=0.005", "gamma=0.99", "activation=leaky_relu"),
         "updates_per_step=None",
     ),
-    "ma_ac": (*SMALL, "batch_size=32", "buffer_size=32"),
+    "ma_ac": (*SMALL[1:], "batch_size=32", "buffer_size=32"),
 }
 WORLDS = {
     "treasure_collection": (
