@@ -56,15 +56,18 @@ def task(setting: str, results: Path) -> Task:
     return replace(like_the_rest, results=where, keys=(*like_the_rest.keys, *keys))
 
 
-def table(title: str, settings: list[str], found: dict[str, dict[int, float]]) -> list[str]:
-    """One of the two tables."""
-    lines = [f"## {title}", "", "| setting | mean | standard error | each seed |", "|---|---|---|---|"]
+def table(title: str, settings: list[str], rows: list[Row]) -> list[str]:
+    """One of the tables."""
+    columns = ("setting", "mean", "standard error", "each seed", "steps, at least")
+    lines = [f"## {title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for setting in settings:
-        values = np.array(list(found.get(SAME.get(setting, setting), {}).values()))
+        own = [row for row in rows if row["setting"] == SAME.get(setting, setting)]
+        values = np.array(list(result(own, "return_per_agent", FINAL).values()))
         if len(values):
+            steps = min(max(r["t_env"] for r in own if r["seed"] == seed) for seed in {r["seed"] for r in own})
             error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
             each = ", ".join(f"{value:.1f}" for value in values)
-            lines.append(f"| {setting} | {values.mean():.1f} | {error:.1f} | {each} |")
+            lines.append(f"| {setting} | {values.mean():.1f} | {error:.1f} | {each} | {steps:,} |")
     return [*lines, ""]
 
 
@@ -93,9 +96,9 @@ def report(rows: list[Row], results: Path) -> str:
         "",
         "![Returns](f2a2_exchange.png)",
         "",
-        *table("Edges (table 4): exchange with every update", list(SHARES), found),
-        *table("Updates between exchanges, mean and deviation (table 5): complete graph", list(TURNS), found),
-        *table("Ablations: complete graph, exchange with every update", [LIKE_THE_REST, *ABLATIONS], found),
+        *table("Edges (table 4): exchange with every update", list(SHARES), rows),
+        *table("Updates between exchanges, mean and deviation (table 5): complete graph", list(TURNS), rows),
+        *table("Ablations: complete graph, exchange with every update", [LIKE_THE_REST, *ABLATIONS], rows),
         f"- AC-45: {gate(found, 'p = 1', 'p = 0')}",
         f"- AC-46: {gate(found, '(20, 10)', 'p = 0')} (p = 0 is the run without any exchange)",
         "",
