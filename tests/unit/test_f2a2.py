@@ -162,7 +162,7 @@ def test_deterministic_actors_climb_the_tables_direction(name: str, joint: bool)
             a = int(mu[row, t, i].argmax())
             back = cim(scene.old[row, t, i, a], pi.log_pi[row, t, i, a].exp())
             for k, q in enumerate(qs):
-                delta = min(1.0, max(-1.0, float(q[row, t]) - float(scene.y[row, t, i])))
+                delta = min(1.0, max(-1.0, float(q[row, t].detach()) - float(scene.y[row, t, i])))
                 weight = (cfg.alpha1 if k == 0 else 0.0) - (2 * cfg.alpha2 * delta * back if joint else 0.0)
                 objective = objective + weight * q[row, t]
     expected = torch.autograd.grad(-objective / len(steps()), list(made.controller.agent.networks.parameters()))
