@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ def panel(axis: Any, groups: dict[str, list[Row]], key: str, window: int = 3) ->
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of each value and those up to ``window`` - 1 before it."""
     return np.array([values[max(0, k + 1 - window) : k + 1].mean() for k in range(len(values))])
+
+
+def write(script: Path, columns: Sequence[str], rows: Sequence[Row], text: str) -> None:
+    """The CSV and the Markdown page beside the script, under its name; the page is printed, too."""
+    with script.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    script.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def save(figure: Any, script: Path) -> None:

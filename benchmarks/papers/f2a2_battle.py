@@ -9,7 +9,6 @@ Complete runs are not made again, interrupted ones are resumed. The report is of
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib.pyplot as plt
 from commands import ROOT, Task
-from curves import Row, panel, result, save
+from curves import Row, panel, result, save, write
 from sessions import conditions
 
 HERE = Path(__file__)
@@ -102,13 +101,8 @@ def main() -> None:
         for seed in range(10)
         for row in task(size, results).tests("f2a2_isac", seed, COLUMN)
     ]
-    with HERE.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    HERE.with_suffix(".md").write_text(report(rows, results), encoding="utf-8")
+    write(HERE, COLUMNS, rows, report(rows, results))
     draw(rows)
-    print(HERE.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ interrupted ones are resumed. The report is of all runs that there are.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 import numpy as np
 from commands import ROOT, Task
-from curves import Row, panel, result, save
+from curves import Row, panel, result, save, write
 from f2a2_worlds import COLUMN, FINAL, LAST, LOG_EVERY
 from f2a2_worlds import task as world_task
 from sessions import conditions
@@ -145,13 +144,8 @@ def main() -> None:
         for seed in range(10)
         for row in task(name, results).tests("f2a2_sac", seed, COLUMN, "train")
     ]
-    with HERE.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    HERE.with_suffix(".md").write_text(report(rows, results), encoding="utf-8")
+    write(HERE, COLUMNS, rows, report(rows, results))
     draw(rows)
-    print(HERE.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":

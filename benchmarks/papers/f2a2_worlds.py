@@ -10,7 +10,6 @@ made again, interrupted ones are resumed. The report is of all runs that there a
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 import numpy as np
 from commands import ROOT, Task
-from curves import Row, panel, result, save
+from curves import Row, panel, result, save, write
 from sessions import conditions
 
 HERE = Path(__file__)
@@ -126,13 +125,8 @@ def main() -> None:
         for name in ALGORITHMS:
             for seed in range(10):
                 rows += [{"world": world} | row for row in runs.tests(name, seed, COLUMN, "train")]
-    with HERE.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    HERE.with_suffix(".md").write_text(report(rows, results), encoding="utf-8")
+    write(HERE, COLUMNS, rows, report(rows, results))
     draw(rows)
-    print(HERE.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class ActorController(Controller):
         """See ``Controller.act``."""
         out, hidden = self.agent(step.obs[:, None], last[:, None], hidden)
         if mode == self.explore_mode:
-            return self.acted(self.explore(out[:, 0], step.avail, t_env, rng), hidden)
+            return self.explored(out[:, 0], step.avail, hidden, t_env, rng)
         return self.acted(self.execute(out[:, 0], step.avail, rng), hidden)
 
     def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n p"]:
@@ -66,6 +66,17 @@ class ActorController(Controller):
         self, out: Float[Tensor, "b n p"], avail: Bool[Tensor, "b n a"], t_env: int, rng: torch.Generator
     ) -> Tensor:
         """What agents do while they collect."""
+
+    def explored(
+        self,
+        out: Float[Tensor, "b n p"],
+        avail: Bool[Tensor, "b n a"],
+        hidden: Float[Tensor, "b n h"],
+        t_env: int,
+        rng: torch.Generator,
+    ) -> Acted:
+        """``explore``, and what is remembered of it."""
+        return self.acted(self.explore(out, avail, t_env, rng), hidden)
 
     def execute(
         self,

@@ -13,7 +13,7 @@ from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
 from core.schedule import Linear
-from core.specs import EnvSpec, TimeStep
+from core.specs import EnvSpec
 from rl.distributions import Categorical
 from rl.masked import draw, floored, masked_log_softmax, probabilities
 
@@ -57,21 +57,18 @@ class PolicyMAC(StochasticController):
         pi = probabilities(masked_log_softmax(logits, avail), avail)
         return floored(pi, avail, 1.0 if t_env < self.cfg.random_steps else self.epsilon(t_env))
 
-    def act(
+    def explored(
         self,
-        step: TimeStep,
-        last: Float[Tensor, "b n a"],
+        out: Float[Tensor, "b n a"],
+        avail: Bool[Tensor, "b n a"],
         hidden: Float[Tensor, "b n h"],
-        *,
         t_env: int,
-        mode: str,
         rng: torch.Generator,
     ) -> Acted:
-        """See ``Controller.act``."""
-        if mode != self.explore_mode or not self.cfg.store_behaviour:
-            return super().act(step, last, hidden, t_env=t_env, mode=mode, rng=rng)
-        out, hidden = self.agent(step.obs[:, None], last[:, None], hidden)
-        pi = self.behaviour(out[:, 0], step.avail, t_env)
+        """See ``ActorController.explored``."""
+        if not self.cfg.store_behaviour:
+            return super().explored(out, avail, hidden, t_env, rng)
+        pi = self.behaviour(out, avail, t_env)
         return Acted(draw(pi, rng), hidden, {BEHAVIOUR: pi})
 
     def policy(self, out: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Categorical:

@@ -21,7 +21,8 @@ from modules.critics.whole import WholeCritic
 from modules.stacked import StackedAdam
 from rl.consensus import metropolis
 from rl.distributions import Categorical
-from rl.masked import expectation, masked_mean
+from rl.masked import masked_mean
+from rl.policy_gradient import counterfactual_advantage
 
 
 @LEARNERS.register
@@ -92,8 +93,7 @@ class NetworkedActorCritic(PeerLearner):
     def policy_loss(self, batch: EpisodeBatch, pi: Categorical) -> Float[Tensor, ""]:
         """-A_i log π_i(a_i), and mean z²."""
         q = self.own_values(batch.obs[:, :-1], self.vectors(batch.action))
-        taken_q = (q * self.vectors(batch.action)).sum(-1)
-        advantage = taken_q - expectation(pi.log_pi.detach().exp(), q, pi.avail)
+        advantage = counterfactual_advantage(q, pi.log_pi.detach().exp(), pi.avail, batch.action)
         losses = self.cfg.regulariser * pi.size() - advantage * pi.log_prob(batch.action)
         return self.total(losses, batch.mask)
 

@@ -62,8 +62,7 @@ class MAAC(PeerLearner):
         batch = self.draw(replay)
         loss, metrics = self.critic_loss(batch)
         metrics |= self.descend("critic", loss, self.cfg.critic_grad_norm_clip * self.spec.n_agents)
-        pi = self.policy(batch)
-        pi = Categorical(pi.logits[:, :-1], pi.avail[:, :-1])
+        pi = self.now(batch)
         metrics |= self.descend_stacked("policy", self.policy_loss(batch, pi))
         self.target.step()
         return metrics | {"policy_entropy": masked_mean(pi.entropy().detach(), batch.mask)}
@@ -79,10 +78,9 @@ class MAAC(PeerLearner):
     @torch.no_grad()
     def targets(self, batch: EpisodeBatch) -> Float[Tensor, "b t n"]:
         """y_i."""
-        controller, critics = self.target.slow
-        pi = controller.policy(controller.unroll(batch)[:, 1:], batch.avail[:, 1:])
+        pi = self.slow_policy(batch)
         drawn = pi.sample(self.rng)
-        q = taken(critics[0](batch.obs[:, 1:], self.vectors(drawn).unsqueeze(2)).q, drawn)
+        q = taken(self.target.slow[1][0](batch.obs[:, 1:], self.vectors(drawn).unsqueeze(2)).q, drawn)
         return self.bootstrapped(batch, q - self.cfg.alpha * pi.log_prob(drawn))
 
     def policy_loss(self, batch: EpisodeBatch, pi: Categorical) -> Float[Tensor, ""]:

@@ -110,6 +110,16 @@ class PeerLearner(TransitionLearner):
         """π at every state, with gradient."""
         return self.controller.policy(self.controller.unroll(batch), batch.avail)
 
+    def now(self, batch: EpisodeBatch) -> Categorical:
+        """π at the batch's steps, with gradient."""
+        pi = self.policy(batch)
+        return Categorical(pi.logits[:, :-1], pi.avail[:, :-1])
+
+    def slow_policy(self, batch: EpisodeBatch) -> Categorical:
+        """The slow copies' policies at the states after the batch's steps."""
+        controller = self.target.slow[0]
+        return controller.policy(controller.unroll(batch)[:, 1:], batch.avail[:, 1:])
+
     def vectors(self, action: Int[Tensor, "*rest n"]) -> Float[Tensor, "*rest n a"]:
         """Actions as one-hots."""
         return one_hot(action.long(), self.spec.n_actions).float()

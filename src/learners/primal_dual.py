@@ -203,11 +203,6 @@ class PrimalDual(PeerLearner):
             return replay.transitions(self.cfg.batch_size, past=self.cfg.moa_past)
         return super().pick(replay)
 
-    def now(self, batch: EpisodeBatch) -> Categorical:
-        """π at the batch's steps, with gradient."""
-        pi = self.policy(batch)
-        return Categorical(pi.logits[:, :-1], pi.avail[:, :-1])
-
     @torch.no_grad()
     def scene(self, batch: EpisodeBatch, pi: Categorical) -> Scene:
         """Everything that is constant in this update."""
@@ -236,11 +231,6 @@ class PrimalDual(PeerLearner):
         else:
             return self.vectors(own).unsqueeze(2)
         return with_own(others, self.vectors(own))
-
-    def slow_policy(self, batch: EpisodeBatch) -> Categorical:
-        """The slow copies' policies at the states after the batch's steps."""
-        controller = self.target.slow[0]
-        return controller.policy(controller.unroll(batch)[:, 1:], batch.avail[:, 1:])
 
     def slow_q(self, batch: EpisodeBatch, drawn: Int[Tensor, "b t n"]) -> list[Float[Tensor, "b t n *a"]]:
         """What the slow critics say of the states after the batch's steps, and of actions ``drawn`` there."""
