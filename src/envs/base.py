@@ -20,7 +20,8 @@ class BatchedEnv(ABC):
     """B independent copies of an environment. Rows never influence each other.
 
     A row that has ended stays as it is until ``reset`` is asked for it: stepping it changes nothing that the others
-    see, and its outcome (reward 0, not terminated, not truncated) is ignored by the caller.
+    see, and its outcome (reward 0, not terminated, not truncated) is ignored by the caller. So it is with a row whose
+    simulator was lost (``Outcome.lost``).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class BatchedEnv(ABC):
     device: torch.device
     native = True
     """True for a tensor program, whose number of rows is cheap; False where a row is a process."""
+    restarts = recycled = 0
+    """Processes that were replaced since this was built: after a failure, and against leaks."""
 
     def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
         """``cfg`` is the class's ``Config``. ``seed`` derives every row's generator.

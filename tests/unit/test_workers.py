@@ -15,7 +15,7 @@ import torch
 
 from envs.check import check_env
 from envs.external import External
-from envs.workers import WorkerError, row_seeds
+from envs.fleet import WorkerError, row_seed, row_seeds
 
 PARALLEL, MARL = "toy_simulators:Parallel", "toy_simulators:Marl"
 TESTS = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def test_keeps_the_promises() -> None:
     ],
 )
 def test_failures_name_the_worker(fault: str, said: str) -> None:
-    env = external(kwargs={"fault": fault}, timeout=0.5 if fault == "hang" else 30.0)
+    env = external(kwargs={"fault": fault}, timeout=0.5 if fault == "hang" else 30.0, max_failures=0)
     env.reset()
     joint = torch.tensor([[0, 0], [0, 1]])
     env.step(joint)
@@ -152,8 +152,6 @@ def test_failures_name_the_worker(fault: str, said: str) -> None:
         env.step(joint)
     assert list(caught.value.failures) == [1]
     assert time.monotonic() - begin < 5  # noticed at once, not after the deadline
-    with pytest.raises(WorkerError, match="worker 1 is gone"):
-        env.step(joint)
     env.close()
 
 

@@ -12,7 +12,7 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -44,6 +44,8 @@ class View:
     state: Array
     avail: Sequence[Array] | Array
     """As ``obs``; empty where actions are not numbered."""
+    extras: Mapping[str, Array] = field(default_factory=dict)
+    """What ``About.extras`` names."""
 
 
 @dataclass
@@ -137,6 +139,8 @@ def write(board: Board, row: int, view: View) -> None:
     for shown, there in ((view.obs, board.obs[row]), (view.avail, board.avail[row])):
         _fill(there, shown)
     board.state[row] = view.state
+    for name, values in view.extras.items():
+        board.extras[name][row] = values
 
 
 def _fill(there: Array, shown: Sequence[Array] | Array) -> None:
