@@ -72,7 +72,8 @@ class Meter:
 def make_env(settings: Settings, n_envs: int, seed: int) -> BatchedEnv:
     """``n_envs`` copies of the configured environment."""
     cls = ENVS[settings["env"]]
-    return cls(settings.of(cls), n_envs, device_of(settings), seed)
+    made: BatchedEnv = cls.build(settings.of(cls), n_envs, device_of(settings), seed)
+    return made
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -169,9 +170,9 @@ class Session:
         now, (then, before) = time.perf_counter(), self._clock
         speed = (self.progress.t_env - before) / max(now - then, 1e-9)
         self._clock = (now, self.progress.t_env)
-        values = self.meter.read() | {"episode": float(self.progress.episode)} | self._losses()
+        values = self.meter.read() | {"episode": float(self.progress.episode)}
         t_env = self.progress.t_env
-        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed})]
+        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed} | self._losses())]
 
     def _losses(self) -> dict[str, float]:
         """Where simulators are processes: what they cost since the run began, resumed ones' parts together."""
@@ -183,8 +184,8 @@ class Session:
 
     def _notice_replacements(self) -> None:
         """Adds to the progress what the environments have counted since the last time."""
-        envs = [env for env in (self.env, self._test_env) if env is not None]
-        counts = sum(env.restarts for env in envs), sum(env.recycled for env in envs)
+        each = [env.replaced() for env in (self.env, self._test_env) if env is not None]
+        counts = sum(restarts for restarts, _ in each), sum(recycled for _, recycled in each)
         self.progress.env_restarts += counts[0] - self._replaced[0]
         self.progress.env_recycled += counts[1] - self._replaced[1]
         self._replaced = counts
@@ -225,7 +226,7 @@ class Session:
             if self._test_env is not None:
                 self._notice_replacements()
                 self._test_env.close()
-                self._replaced = (self.env.restarts, self.env.recycled)
+                self._replaced = self.env.replaced()
             self._test_env = make_env(self.settings, rows, self.streams.seed("eval"))
         return self._test_env
 

@@ -34,8 +34,6 @@ class BatchedEnv(ABC):
     device: torch.device
     native = True
     """True for a tensor program, whose number of rows is cheap; False where a row is a process."""
-    restarts = recycled = 0
-    """Processes that were replaced since this was built: after a failure, and against leaks."""
 
     def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
         """``cfg`` is the class's ``Config``. ``seed`` derives every row's generator.
@@ -43,6 +41,11 @@ class BatchedEnv(ABC):
         Two instances with one seed and the same calls are bit-identical.
         """
         self.cfg, self.n_envs, self.device, self.seed = cfg, n_envs, torch.device(device), seed
+
+    @classmethod
+    def build(cls, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> BatchedEnv:
+        """The environment for a settled ``cfg``: this class, or another one that does its work here."""
+        return cls(cfg, n_envs, device, seed)
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
@@ -54,6 +57,10 @@ class BatchedEnv(ABC):
             ValueError: what is asked for is missing here, or its values do not go together; with the remedy.
         """
         return cfg
+
+    def replaced(self) -> tuple[int, int]:
+        """Processes that were replaced since this was built: after a failure, and against leaks."""
+        return 0, 0
 
     @abstractmethod
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:

@@ -12,6 +12,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import Pipe
@@ -40,7 +41,7 @@ class WorkerError(RuntimeError):
         self.failures = failures
 
 
-class Failure(Exception):
+class LostWorkerError(Exception):
     """One failure of one worker, and whether another one could do better."""
 
     def __init__(self, text: str, *, final: bool, raised: bool = False) -> None:
@@ -127,7 +128,7 @@ class Worker:
         """The reply, once the pipe or the sentinel says that there is something.
 
         Raises:
-            Failure: it is that the worker raised, or that it is dead.
+            LostWorkerError: it is that the worker raised, or that it is dead.
         """
         message = b""
         try:
@@ -145,7 +146,7 @@ class Worker:
         flags = {"final": kind == process.REFUSED, "raised": kind == process.RAISED}
         raise self._failure(f"{what} ({ended})", text.decode(), **flags)
 
-    def give_up(self, timeout: float) -> Failure:
+    def give_up(self, timeout: float) -> LostWorkerError:
         """Kills a worker that does not answer; the failure says where it hung."""
         os.kill(self._process.pid, signal.SIGUSR1)
         time.sleep(STACK_DELAY)
@@ -156,10 +157,8 @@ class Worker:
         """Ends the worker and all that it started, by force after ``grace`` seconds; returns how it ended."""
         if not self.alive:
             return "it is gone"
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass  # it had its time
         os.close(self._lifeline)  # what the warden kills for, if there is anything left
         code = self._wait()
         self._dump.seek(0)
@@ -179,9 +178,9 @@ class Worker:
             self._process.kill()
             return self._process.wait()
 
-    def _failure(self, what: str, trace: str, *, final: bool = False, raised: bool = False) -> Failure:
+    def _failure(self, what: str, trace: str, *, final: bool = False, raised: bool = False) -> LostWorkerError:
         text = f"environment worker {self.row} {what} while {self.doing}"
-        return Failure(f"{text}:\n{trace.rstrip()}" if trace else text, final=final, raised=raised)
+        return LostWorkerError(f"{text}:\n{trace.rstrip()}" if trace else text, final=final, raised=raised)
 
 
 def _sentinel(pid: int) -> int | None:
@@ -315,11 +314,11 @@ class Fleet:
             if place.state in (State.STARTING, State.BUSY) and place.due <= now and place.row not in ready
         }
         replies: dict[int, bytes] = {}
-        failures: dict[int, Failure] = {}
+        failures: dict[int, LostWorkerError] = {}
         for row in sorted(ready | late):
             try:
                 self._hear(self.places[row], row in late, replies)
-            except Failure as failure:
+            except LostWorkerError as failure:
                 failures[row] = failure
         self._replace(failures)
         return replies
@@ -347,7 +346,7 @@ class Fleet:
             raise WorkerError({worker.row: f"environment worker {worker.row} has other sizes than the first: {about}"})
         worker.send("starting", len(self.places).to_bytes(8, "little"))
 
-    def _replace(self, failures: dict[int, Failure]) -> None:
+    def _replace(self, failures: dict[int, LostWorkerError]) -> None:
         """Plans another worker after each failure.
 
         Raises:
@@ -366,7 +365,8 @@ class Fleet:
                 continue
             self.restarts += 1
             when = f"in {pause:g} s" if pause else "now"
-            sys.stderr.write(f"warning: {failure}\nIt is started anew {when} (failure {count} in a row of at most {most}).\n")
+            next_one = f"It is started anew {when} (failure {count} in a row of at most {most})."
+            sys.stderr.write(f"warning: {failure}\n{next_one}\n")
         if over:
             raise WorkerError(over)
 

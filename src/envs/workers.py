@@ -55,15 +55,9 @@ class WorkerEnv(BatchedEnv):
         )
         self._box = None if self.spec.discrete else Box(self.spec.actions, "cpu")
 
-    @property
-    def restarts(self) -> int:
-        """Workers that were replaced after a failure."""
-        return self._fleet.restarts
-
-    @property
-    def recycled(self) -> int:
-        """Workers that were replaced against leaks."""
-        return self._fleet.recycled
+    def replaced(self) -> tuple[int, int]:
+        """Workers that were replaced: after a failure, and against leaks."""
+        return self._fleet.restarts, self._fleet.recycled
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
         """Starts new episodes in the rows of ``which`` (None: all), side by side.

@@ -29,6 +29,7 @@ SIMULATORS = {
     "pettingzoo": "envs.rows.simulators:PettingZoo",
     "gymnasium": "envs.rows.gathered:Gymnasium",
     "magent": "envs.rows.magent:Battle",
+    "smac": "envs.rows.smac:Smac",
 }
 """Interface -> the ``Simulator`` that adapts it, imported when it is asked for."""
 EXTRAS = ("magent2", "lbforaging", "rware", "mpe2", "gymnasium", "pettingzoo")
@@ -169,7 +170,7 @@ def write_result(board: Board, row: int, result: Result, metrics: tuple[str, ...
         board.info[row, k] = float(result.info[name])
 
 
-def _seed_globals(seed: int) -> None:
+def seed_globals(seed: int) -> None:
     """Many environments draw from the global generators; in a worker these are nobody else's."""
     random.seed(seed)
     np.random.seed(seed)
@@ -203,7 +204,7 @@ class PyMarl(Simulator):
         )
 
     def _make(self, seed: int) -> None:
-        _seed_globals(seed)
+        seed_globals(seed)
         kwargs = dict(self._source.kwargs)
         if "seed" in inspect.signature(self._factory).parameters:
             kwargs["seed"] = seed
@@ -289,7 +290,7 @@ class PettingZoo(Simulator):
 
     def seed(self, seed: int) -> None:
         """Takes effect at the next reset."""
-        _seed_globals(seed)
+        seed_globals(seed)
         self._seed: int | None = seed
 
     def reset(self) -> View:

@@ -1,7 +1,7 @@
 """The parent of one worker: when that ends, or the main process is gone, it ends all that the worker started.
 
-Started as ``python -m envs.rows.warden LIFELINE PIPE MEMORY DUMP`` with four inherited file descriptors; forks the worker
-before anything large is imported. The kernel hands it whatever the worker's children leave behind (it is their
+Started as ``python -m envs.rows.warden LIFELINE PIPE MEMORY DUMP`` with four inherited file descriptors; forks the
+worker before anything large is imported. The kernel hands it whatever the worker's children leave behind (it is their
 "subreaper"), so that nothing escapes by leaving the process group, and nothing stays as a zombie where no init reaps.
 """
 
@@ -29,6 +29,7 @@ def main(lifeline: int, pipe: int, memory: int, dump: int) -> None:
     # SIG_IGN) is not inherited by the programs that a worker starts.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    scratch = _scratch_folder()
     warden, worker = os.getpid(), os.fork()
     if worker == 0:
         os.close(lifeline)
@@ -40,7 +41,23 @@ def main(lifeline: int, pipe: int, memory: int, dump: int) -> None:
         os.close(fd)
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(worker, signal.SIGUSR1))
     _watch(worker, lifeline)
-    _leave_as(_end_all(worker))
+    status = _end_all(worker)
+    _remove(scratch)
+    _leave_as(status)
+
+
+def _scratch_folder() -> str:
+    """Where the worker's temporary files go, so that those of killed programs are not left behind."""
+    folder = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"cofactor-{os.getpid()}-{os.urandom(4).hex()}")
+    os.mkdir(folder, 0o700)
+    os.environ["TMPDIR"] = folder
+    return folder
+
+
+def _remove(folder: str) -> None:
+    import shutil  # as late as possible: every warden would carry it
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _work(warden: int, pipe: int, memory: int, dump: int) -> None:
