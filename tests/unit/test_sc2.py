@@ -10,10 +10,10 @@ import pytest
 
 from core.registry import ENVS
 from envs.sc2 import StarCraft2
-from envs.skirmish.battle import without_missing_driver
 from envs.skirmish.env import missing_for_starcraft2
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
+from envs.skirmish.scene import without_missing_driver
 
 # map, agents, enemies, limit, type bits, actions, observation, state, unscaled maximal reward
 SMAC = """
