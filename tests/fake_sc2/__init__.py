@@ -1,7 +1,7 @@
 """A stand-in for StarCraft II: an installation whose game is our skirmish engine behind the SC2 API.
 
-``install(folder)`` lays it out as Blizzard's Linux package does; with ``SC2PATH`` set to the folder, pysc2, smac and smacv2
-start, step and close it as they do the real one. See ``faults`` for how it is told to misbehave.
+``install(folder)`` lays it out as Blizzard's Linux package does; with ``SC2PATH`` set to the folder, pysc2, smac and
+smacv2 start, step and close it as they do the real one. See ``faults`` for how it is told to misbehave.
 """
 
 from __future__ import annotations

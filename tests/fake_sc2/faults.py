@@ -1,7 +1,8 @@
 """How the stand-in for StarCraft II is made to misbehave.
 
-Faults are told by the file ``faults.json`` in the installation's folder (``write``), which every game reads when it starts
-and again when it has changed; or by the environment variable ``FAKE_SC2_FAULTS`` with the same JSON, which goes before it:
+Faults are told by the file ``faults.json`` in the installation's folder (``write``), which every game reads when it
+starts and again when it has changed; or by the environment variable ``FAKE_SC2_FAULTS`` with the same JSON, which goes
+before it:
 
     {"seed": 3, "faults": [{"kind": "crash", "at": 120}, {"kind": "hang", "probability": 0.001}]}
 
@@ -35,9 +36,9 @@ class Fault:
     """One thing that goes wrong, at a chosen request of the SC2 API or at random ones."""
 
     kind: Literal["crash", "exit", "hang", "stall", "slow", "drop", "error"]
-    """``crash``: killed by SIGKILL; ``exit``: ends with ``code``; ``hang``: never answers again; ``stall``: sends half of
-    the answer, then nothing; ``slow``: answers after ``seconds``; ``drop``: resets the connection; ``error``: answers with
-    an error."""
+    """``crash``: killed by SIGKILL; ``exit``: ends with ``code``; ``hang``: never answers again; ``stall``: sends half
+    of the answer, then nothing; ``slow``: answers after ``seconds``; ``drop``: resets the connection; ``error``:
+    answers with an error."""
     request: str = "step"
     """Before which request: a field of the SC2 API's ``Request``; or ``start``, before the game listens. ``exit`` there
     is a game that refuses to start, ``slow`` one that starts late."""
@@ -63,16 +64,16 @@ def write(folder: Path, faults: Iterable[Fault], seed: int = 0) -> None:
 class Faults:
     """What goes wrong in this process."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.number, self.port = folder, _count_start(folder), port
+    def __init__(self, folder: Path, port: int, number: int) -> None:
+        """``number`` is that of the start, from ``count_start``."""
+        self.folder, self.number, self.port = folder, number, port
         self.counts: Counter[str] = Counter()
         self.stamp: tuple[int, int] | None = None
         self.faults: list[Fault] = []
         self.draw = random.Random()
-        self._read(reseed=True)
-        self.note("start")
+        self._read(first=True)
 
-    def _read(self, reseed: bool = False) -> None:
+    def _read(self, first: bool = False) -> None:
         """The faults as they are told now."""
         text = os.environ.get(VARIABLE)
         if text is None:
@@ -85,11 +86,11 @@ class Faults:
                 return
             self.stamp = stamp
             text = (self.folder / CONTROL).read_text()
-        elif not reseed:
+        elif not first:
             return
         told = json.loads(text)
         self.faults = [Fault(**fault) for fault in told["faults"]]
-        if reseed:
+        if first:
             self.draw.seed(f"{told.get('seed', 0)}/{self.number}")
 
     def due(self, request: str) -> Fault | None:
@@ -107,15 +108,9 @@ class Faults:
 
     def note(self, event: str, **more: Any) -> None:
         """One line in the installation's journal."""
-        line = {
-            "event": event,
-            "pid": os.getpid(),
-            "number": self.number,
-            "port": self.port,
-            "time": time.time(),
-        } | more
+        about = {"event": event, "pid": os.getpid(), "number": self.number, "port": self.port, "time": time.time()}
         descriptor = os.open(self.folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        os.write(descriptor, (json.dumps(line) + "\n").encode())  # in one piece, since others write too
+        os.write(descriptor, (json.dumps(about | more) + "\n").encode())  # in one piece, since others write too
         os.close(descriptor)
 
 
@@ -139,7 +134,7 @@ def happen(fault: Fault, connection: socket.socket | None = None, answer: bytes 
         time.sleep(FOREVER)
 
 
-def _count_start(folder: Path) -> int:
+def count_start(folder: Path) -> int:
     """The number of this start: the first that no other process has taken."""
     starts = folder / "Starts"
     number = len(os.listdir(starts))

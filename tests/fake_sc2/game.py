@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from s2clientprotocol import common_pb2 as common
@@ -16,8 +16,10 @@ from s2clientprotocol import raw_pb2 as raw
 from s2clientprotocol import sc2api_pb2 as api
 
 from envs.skirmish.maps import MAPS, SIZE, walkable
-from fake_sc2.arena import Arena
 from fake_sc2.catalogue import ATTACK, FIRST_OWN, HEAL, MOVE, STOP, own_types, type_numbers
+
+if TYPE_CHECKING:
+    from fake_sc2.arena import Arena
 
 PLAYER, COMPUTER = 1, 2
 GROUND, CLIFF = 127, 0
@@ -113,6 +115,8 @@ class Game:
 
     def _begin(self) -> None:
         """Starts the created game."""
+        from fake_sc2.arena import Arena  # takes a while, which the client shall not wait for before it needs to
+
         assert self.created is not None
         seed = self.created.random_seed
         if not self.created.HasField("random_seed"):

@@ -1,6 +1,7 @@
 """The stand-in for StarCraft II, driven by pysc2 and by smac as they drive the game itself.
 
-pysc2 comes with requirements-pysc2.txt, smac with requirements-sc2.txt; what needs them is skipped where they are missing.
+pysc2 comes with requirements-pysc2.txt, smac with requirements-sc2.txt; what needs them is skipped where they are
+missing.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ import pytest
 pytest.importorskip("pysc2", reason="pysc2 is not installed: pip install --no-deps -r requirements-pysc2.txt")
 
 from absl import flags
-from fake_sc2 import Fault, faults, install, journal
 from pysc2 import run_configs
 from pysc2.lib import protocol, remote_controller
 from s2clientprotocol import common_pb2 as common
@@ -28,23 +29,29 @@ from s2clientprotocol import raw_pb2 as raw
 from s2clientprotocol import sc2api_pb2 as api
 
 from envs.skirmish.maps import find_map, walkable
+from fake_sc2 import Fault, faults, install, journal
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(["tests"])
-PATIENCE = 20
+PATIENCE = 30
 """Seconds for a start on a busy machine."""
+PAUSE = 0.05
+"""Seconds between attempts to connect, for which pysc2 takes one."""
+ATTEMPTS = int(PATIENCE / PAUSE)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SC2PATH", str(tmp_path))
+    clock = SimpleNamespace(sleep=lambda _: time.sleep(PAUSE), time=time.time)
+    monkeypatch.setattr(remote_controller, "time", clock)
     return install(tmp_path)
 
 
 @contextmanager
-def started(timeout: int = PATIENCE) -> Iterator[Any]:
+def started() -> Iterator[Any]:
     """A running game as pysc2 starts it; killed in the end."""
-    process = run_configs.get().start(want_rgb=False, timeout_seconds=timeout)
+    process = run_configs.get().start(want_rgb=False, timeout_seconds=ATTEMPTS)
     popen = process._proc
     try:
         yield process
@@ -98,7 +105,10 @@ def test_pysc2_plays_a_battle(folder: Path) -> None:
 
 def check_map(start: Any, name: str) -> None:
     grid = walkable(find_map(name).terrain)
-    bits = [[byte >> (7 - i) & 1 for byte in start.pathing_grid.data[4 * y : 4 * y + 4] for i in range(8)] for y in range(32)]
+    bits = [
+        [byte >> (7 - i) & 1 for byte in start.pathing_grid.data[4 * y : 4 * y + 4] for i in range(8)]
+        for y in range(32)
+    ]
     assert start.pathing_grid.bits_per_pixel == 1
     assert (start.map_size.x, start.map_size.y, start.playable_area.p1.x) == (32, 32, 32)
     assert bits == grid.T.tolist()
@@ -170,31 +180,31 @@ def test_a_running_game_is_told_to_fail(folder: Path) -> None:
         with pytest.raises(protocol.ConnectionError):
             controller.ping()
         assert process.running
-        again = remote_controller.RemoteController(process.host, process.port, process, timeout_seconds=PATIENCE)
+        again = remote_controller.RemoteController(process.host, process.port, process, timeout_seconds=ATTEMPTS)
         assert again.ping().base_build == 75689
     assert [line["kind"] for line in journal(folder) if line["event"] == "fault"] == ["error", "slow", "drop"]
 
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [(Fault("crash", "create_game", at=0), -signal.SIGKILL), (Fault("exit", "create_game", at=0, code=7), 7)],
+    [(Fault("crash", "available_maps", at=0), -signal.SIGKILL), (Fault("exit", "available_maps", at=0, code=7), 7)],
 )
 def test_a_game_ends_by_itself(folder: Path, fault: Fault, code: int) -> None:
     faults.write(folder, [fault])
     with started() as process:
         with pytest.raises(protocol.ConnectionError):
-            process.controller.create_game(create())
+            process.controller.available_maps()
         assert process._proc.wait(PATIENCE) == code
 
 
 @pytest.mark.parametrize("kind", ["hang", "stall"])
 def test_a_game_answers_no_more(folder: Path, kind: Any) -> None:
     """The process lives on, deaf to SIGTERM where it is told to be stubborn."""
-    faults.write(folder, [Fault(kind, "create_game", at=0, stubborn=True)])
+    faults.write(folder, [Fault(kind, "available_maps", at=0, stubborn=True)])
     with started() as process:
         process.controller._client._sock.settimeout(1.0)
         with pytest.raises(protocol.ConnectionError, match="timed out"):
-            process.controller.create_game(create())
+            process.controller.available_maps()
         process._proc.terminate()
         with pytest.raises(subprocess.TimeoutExpired):
             process._proc.wait(0.3)
@@ -204,7 +214,7 @@ def test_a_game_refuses_to_start(folder: Path) -> None:
     """The second start succeeds: the fault is for the first one only."""
     faults.write(folder, [Fault("exit", "start", at=0, starts=(0,))])
     with pytest.raises(remote_controller.ConnectError):
-        run_configs.get().start(want_rgb=False, timeout_seconds=PATIENCE)
+        run_configs.get().start(want_rgb=False, timeout_seconds=ATTEMPTS)
     with started() as process:
         process.controller.ping()
     assert [line["number"] for line in journal(folder) if line["event"] == "start"] == [0, 1]
@@ -213,9 +223,7 @@ def test_a_game_refuses_to_start(folder: Path) -> None:
 def random_faults(folder: Path, number: int) -> list[int]:
     """At which of 500 steps the game with a number would fail."""
     faults.write(folder, [Fault("crash", probability=0.02)], seed=4)
-    teller = faults.Faults(folder, 1)
-    teller.number = number
-    teller._read_seed()
+    teller = faults.Faults(folder, 1, number)
     return [step for step in range(500) if teller.due("step")]
 
 
