@@ -13,9 +13,9 @@ import pytest
 from core.registry import ENVS
 from envs.fleet import Care
 from envs.sc2 import StarCraft2
-from envs.skirmish.battle import without_missing_driver
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
+from envs.skirmish.scene import without_missing_driver
 
 # map, agents, enemies, limit, type bits, actions, observation, state, unscaled maximal reward
 SMAC = """

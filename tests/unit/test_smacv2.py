@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from core.registry import ENVS
-from envs.skirmish.battle import Rules, Skirmish
+from envs.skirmish.battle import Skirmish
 from envs.skirmish.draws import RACES, generated
 from envs.skirmish.options import max_reward
+from envs.skirmish.scene import Rules
 from envs.skirmish.units import LEGS, UNITS
 from envs.smacv2 import SMACv2
 
