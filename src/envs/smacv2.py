@@ -62,10 +62,10 @@ class SMACv2(SkirmishEnv):
     @classmethod
     def unknown(cls, cfg: Config) -> list[str]:
         """Options of ours that SMACv2's code does not have."""
-        own = cls.battle_map(cfg)
-        changed = [name for name in ("sight_range", "obs_allies") if getattr(cfg, name) not in (None, getattr(own, name))]
+        own, told = cls.battle_map(cfg), ("sight_range", "obs_allies")
+        changed = [name for name in told if getattr(cfg, name) not in (None, getattr(own, name))]
         changed += [] if cfg.hides_lower_enemies else ["hides_lower_enemies"]
-        return [f"the game through upstream's code cannot honour {name}: upstream has no such option" for name in changed]
+        return [f"the game through upstream's code cannot honour {name}: it has no such option" for name in changed]
 
     @classmethod
     def map_file(cls, cfg: Config) -> str:  # noqa: ARG003 - all maps are drawn on one
