@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from core.registry import ENVS
 from envs.skirmish.env import SkirmishEnv
 from envs.skirmish.maps import BattleMap, find_map
 from envs.skirmish.options import Options
+
+MYOPIC = "_myopic"
+"""How the names of MACPF's maps end."""
 
 
 @ENVS.register
@@ -31,6 +35,16 @@ class StarCraft2(SkirmishEnv):
     def battle_map(cls, cfg: Config) -> BattleMap:
         """SMAC's map of that name."""
         return find_map(cfg.map_name)
+
+    @classmethod
+    def map_file(cls, cfg: Config) -> str:
+        """SMAC's own map: the myopic ones differ in what is shown only."""
+        return cfg.map_name.removesuffix(MYOPIC)
+
+    @classmethod
+    def upstream(cls, cfg: Config) -> dict[str, Any]:
+        """SMAC's arguments."""
+        return super().upstream(cfg) | {"map_name": cls.map_file(cfg)}
 
     @classmethod
     def install(cls) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from core.registry import ENVS
-from envs.skirmish.draws import generated
+from envs.skirmish.draws import RACES, generated
 from envs.skirmish.env import SkirmishEnv
 from envs.skirmish.maps import BattleMap
 from envs.skirmish.options import OptionsV2
@@ -26,6 +27,12 @@ class SMACv2(SkirmishEnv):
         "num_fov_actions": "agents look all round; cones of sight are not built",
         "obs_starcraft": "observations without StarCraft in them would be empty",
         "kill_unit_step_mul": "it belongs to capability_config.health, which is not built",
+    }
+
+    refused_by_game: ClassVar[dict[str, str]] = {
+        "sight_range": "upstream has no such option",
+        "obs_allies": "upstream has no such option",
+        "hides_lower_enemies": "upstream always does",
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,28 @@ class SMACv2(SkirmishEnv):
     def battle_map(cls, cfg: Config) -> BattleMap:
         """SMACv2's map of that name, with teams and places drawn as ``capability_config`` says."""
         return generated(cfg.map_name, cfg.capability_config)
+
+    @classmethod
+    def map_file(cls, cfg: Config) -> str:  # noqa: ARG003 - all maps are drawn on one
+        """The map on which all battles are drawn."""
+        return "32x32_flat"
+
+    @classmethod
+    def upstream(cls, cfg: Config) -> dict[str, Any]:
+        """SMACv2's arguments, with the types and weights that we take from the map where they are left out."""
+        race = RACES[cfg.map_name]
+        team = {
+            "dist_type": "weighted_teams",
+            "unit_types": list(race.codes),
+            "weights": [race.weights[name] for name in race.codes],
+            "exception_unit_types": list(race.exceptions),
+            "observe": True,
+        }
+        config = deepcopy(cfg.capability_config)
+        if "unit_types" in config.get("team_gen", {}):
+            team["exception_unit_types"] = []
+        config["team_gen"] = team | config.get("team_gen", {})
+        return super().upstream(cfg) | {"capability_config": config}
 
     @classmethod
     def install(cls) -> str:
