@@ -49,12 +49,14 @@ class Lockstep:
         self.note("state", np.array(self.theirs.get_state(), dtype=np.float32), self.ours["state"][0])
 
     def episode(self, rng: np.random.Generator) -> int:
-        """Plays one to the end of either; returns its length."""
+        """Plays one to the end of either, or until they differ in what may be done; returns its length."""
         self.theirs.reset()
         self.native.reset()
         steps, over = 0, False
         while not over:
             self.look()
+            if self.apart["avail_actions"] > 0.0:
+                break
             actions = choose(np.array(self.theirs.get_avail_actions()), rng)
             reward, ended, info = self.theirs.step(actions)
             self.native.step(torch.tensor([actions]))

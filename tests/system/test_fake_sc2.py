@@ -241,7 +241,7 @@ def test_random_faults_are_drawn_from_the_seed_and_the_start(tmp_path: Path) -> 
 # ---------------------------------------------------------------- through smac and smacv2
 
 SMACS = [name for name in MAPS if not name.endswith("_myopic")]
-QUICK = ("2s3z", "MMM")
+QUICK = ("MMM",)
 TESTS = Path(__file__).resolve().parents[1]
 
 
