@@ -29,12 +29,6 @@ class SMACv2(SkirmishEnv):
         "kill_unit_step_mul": "it belongs to capability_config.health, which is not built",
     }
 
-    refused_by_game: ClassVar[dict[str, str]] = {
-        "sight_range": "upstream has no such option",
-        "obs_allies": "upstream has no such option",
-        "hides_lower_enemies": "upstream always does",
-    }
-
     @dataclass(frozen=True, kw_only=True)
     class Config(OptionsV2, SkirmishEnv.Config):
         """The legal ``env_args``: SMACv2's own, and the engine."""
@@ -64,6 +58,14 @@ class SMACv2(SkirmishEnv):
     def battle_map(cls, cfg: Config) -> BattleMap:
         """SMACv2's map of that name, with teams and places drawn as ``capability_config`` says."""
         return generated(cfg.map_name, cfg.capability_config)
+
+    @classmethod
+    def unknown(cls, cfg: Config) -> list[str]:
+        """Options of ours that SMACv2's code does not have."""
+        own = cls.battle_map(cfg)
+        changed = [name for name in ("sight_range", "obs_allies") if getattr(cfg, name) not in (None, getattr(own, name))]
+        changed += [] if cfg.hides_lower_enemies else ["hides_lower_enemies"]
+        return [f"the game through upstream's code cannot honour {name}: upstream has no such option" for name in changed]
 
     @classmethod
     def map_file(cls, cfg: Config) -> str:  # noqa: ARG003 - all maps are drawn on one

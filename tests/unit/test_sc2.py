@@ -248,7 +248,7 @@ def test_found_game_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             r"II 5.0.9 \(Base87702\) is not installed at .*has 4.6.2 \(Base69232\), 4.10.0",
         ),
         ({"game_version": "4.99"}, r"game_version 4.99 is not known to pysc2, whose latest is 5.0.9"),
-        ({"replay_dir": "here"}, r"upstream's code cannot honour replay_dir: a run saves no"),
+        ({"replay_dir": "here"}, r"the game through upstream's code cannot honour replay_dir: a run saves no"),
         ({"seed": 3}, r"cannot honour seed: the run's own seed"),
         ({"max_starting": 0}, r"max_starting must be positive"),
     ],

@@ -174,6 +174,17 @@ class _Honest:
 class _Fast(_Honest):
     """Upstream's loops of SMAC's first version over units and requests, with equal results."""
 
+    def get_obs(self) -> list[Array]:
+        """Of now."""
+        assert self.eyes is not None
+        self.eyes.look()
+        return list(self.eyes.obs())
+
+    def get_state(self) -> Array:
+        """Of the last look."""
+        assert self.eyes is not None
+        return self.eyes.state()
+
     def get_avail_agent_actions(self, agent_id: int) -> Array:
         """Of the last look."""
         assert self.eyes is not None

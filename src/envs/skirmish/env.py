@@ -38,7 +38,7 @@ _REFUSED_BY_GAME = {
 }
 """The same on the game."""
 
-OURS = ("sight_range", "obs_allies")
+OURS = ("sight_range", "obs_allies", "hides_lower_enemies")
 """Options that upstream does not have."""
 
 _INFO = {
@@ -59,8 +59,6 @@ class SkirmishEnv(BatchedEnv):
     """Upstream's Python package."""
     refused: ClassVar[dict[str, str]] = {}
     """Further options that only their default fits on skirmish, with the reason."""
-    refused_by_game: ClassVar[dict[str, str]] = {}
-    """The same on the game."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Care, BatchedEnv.Config):
@@ -141,7 +139,7 @@ class SkirmishEnv(BatchedEnv):
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Decides the engine, takes from the map what the options leave to it, and checks all of it."""
-        problems, asked = cfg.problems() + cfg.care_problems(), cfg
+        problems = cfg.problems() + cfg.care_problems()
         try:
             cfg = complete(cfg, cls.battle_map(cfg))
         except ValueError as error:
@@ -153,10 +151,8 @@ class SkirmishEnv(BatchedEnv):
             raise ValueError(f"env_args.engine=starcraft2: {' and '.join(absent)}. To use it, {cls.install()}; "
                              "or choose env_args.engine=skirmish")  # fmt: skip
         if cfg.engine == "starcraft2" or (cfg.engine == "auto" and not absent):
-            problems += _defaults_only(
-                asked, _REFUSED_BY_GAME | cls.refused_by_game, "the game through upstream's code"
-            )
             cfg = replace(cfg, engine="starcraft2", game_version=cfg.game_version or installed.DEFAULT_VERSION)
+            problems += _defaults_only(cfg, _REFUSED_BY_GAME, "the game through upstream's code") + cls.unknown(cfg)
         else:
             problems += _defaults_only(cfg, _REFUSED | cls.refused, "the skirmish engine")
         if problems:
@@ -166,6 +162,11 @@ class SkirmishEnv(BatchedEnv):
         return cfg if cfg.engine == "starcraft2" else replace(cfg, engine="skirmish")
 
     @classmethod
+    def unknown(cls, cfg: Any) -> list[str]:  # noqa: ARG003
+        """What of ``cfg`` upstream has no option for, and we cannot do in its place."""
+        return []
+
+    @classmethod
     def map_file(cls, cfg: Any) -> str:
         """The name of StarCraft II's map, without its ending."""
         return str(cfg.map_name)
@@ -173,7 +174,7 @@ class SkirmishEnv(BatchedEnv):
     @classmethod
     def upstream(cls, cfg: Any) -> dict[str, Any]:
         """The arguments of upstream's environment that ``cfg`` asks for, apart from the seed."""
-        refused = {*_REFUSED_BY_GAME, *cls.refused_by_game, *OURS, *(key.name for key in fields(Care)), "engine"}
+        refused = {*_REFUSED_BY_GAME, *OURS, *(key.name for key in fields(Care)), "engine"}
         return {key.name: getattr(cfg, key.name) for key in fields(cls.Config) if key.init and key.name not in refused}
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
