@@ -26,14 +26,14 @@ from commands import ROOT, Task
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from fake_sc2 import install  # noqa: E402
-from fake_sc2.lockstep import choose  # noqa: E402
+import numpy as np
+import torch
 
-from envs.skirmish.battle import Skirmish  # noqa: E402
-from envs.skirmish.maps import MAPS  # noqa: E402
-from envs.skirmish.options import Options, max_reward  # noqa: E402
+from envs.skirmish.battle import Skirmish
+from envs.skirmish.maps import MAPS
+from envs.skirmish.options import Options, max_reward
+from fake_sc2 import install
+from fake_sc2.lockstep import choose
 
 HERE = Path(__file__)
 REPORT, PICTURE = HERE.with_suffix(".md"), HERE.with_suffix(".png")
@@ -44,8 +44,14 @@ POLICIES = {"random": 0.0, "eager": 0.8}
 """Probability with which an agent attacks if it can; else it does anything that it may."""
 MEASURES = ("return", "length", "won", "dead_allies", "dead_enemies", "damage")
 GAME, NATIVE = "starcraft2 (stand-in)", "skirmish"
-SEEDS = range(3)
-STEPS, TESTS, EPISODES_PER_TEST = 4_000, 1_000, 32
+SEEDS = range(4)
+STEPS, INTERVAL, EPISODES_PER_TEST = 3_000, 1_500, 32
+TESTED = {
+    f"{policy}{metric}": f"test_{policy}{metric}_mean"
+    for policy in ("", "dep_")
+    for metric in ("return", "ep_length", "battle_won", "dead_allies", "dead_enemies")
+}
+"""Metrics by their columns; ``dep_`` is the dependent policy, which explores."""
 
 
 # ---------------------------------------------------------------- the same draws: every number
@@ -115,7 +121,9 @@ def _choose_all(avail: np.ndarray, rng: np.random.Generator, eager: float) -> np
     return np.where(attacks, last, anything)
 
 
-def _row(name: str, total: float, length: float, won: float, dead_allies: float, dead_enemies: float) -> dict[str, float]:
+def _row(
+    name: str, total: float, length: float, won: float, dead_allies: float, dead_enemies: float
+) -> dict[str, float]:
     """One episode; the damage is what the return holds besides bonuses, regeneration included."""
     options = Options()
     points = total * max_reward(MAPS[name], options) / options.reward_scale_rate
@@ -128,32 +136,14 @@ def _row(name: str, total: float, length: float, won: float, dead_allies: float,
 
 
 def job(results: Path) -> Iterator[dict[str, Any]]:
-    """Metrics of the tests of macpf on corridor, on either engine."""
+    """The tests of macpf on corridor, on either engine."""
     keys = ("env_args.map_name=corridor", "batch_size_run=4", f"test_nepisode={EPISODES_PER_TEST}")
-    keys += (f"test_interval={TESTS}", f"log_interval={TESTS}")
-    for engine, value in ((GAME, "starcraft2"), (NATIVE, "skirmish")):
-        place = f"sc2-{value}/corridor"
-        task = Task("sc2", place, results, STEPS, (*keys, f"env_args.engine={value}"), {})
-        for seed in SEEDS:
+    keys += (f"test_interval={INTERVAL}", f"log_interval={INTERVAL}")
+    for seed in SEEDS:
+        for engine, value in ((GAME, "starcraft2"), (NATIVE, "skirmish")):
+            task = Task("sc2", f"sc2-{value}/corridor", results, STEPS, (*keys, f"env_args.engine={value}"), {})
             task.run("macpf", seed)
-            yield from ({"engine": engine, "seed": seed} | row for row in _tests(task, seed))
-
-
-def _tests(task: Task, seed: int) -> Iterator[dict[str, Any]]:
-    """Every value of the metrics that tests have, and of the speed."""
-    from tracking.journal import read
-
-    folder = task.folder("macpf", seed)
-    assert folder is not None
-    for line in read(folder / "metrics.jsonl"):
-        yield from _values(line)
-
-
-def _values(line: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    step = line.get("step", line.get("t_env", 0))
-    for name, value in line.items():
-        if name.startswith(("test_", "return_", "ep_length", "battle_won")) and isinstance(value, float | int):
-            yield {"step": step, "metric": name, "value": value}
+            yield from ({"engine": engine} | row for row in task.tests("macpf", seed, TESTED))
 
 
 # ---------------------------------------------------------------- files
@@ -177,3 +167,142 @@ def read_rows(name: str) -> list[dict[str, str]]:
         return []
     with FILES[name].open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def estimate(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return mean(values), stdev(values) / len(values) ** 0.5
+
+
+def apart(ours: list[float], theirs: list[float]) -> float:
+    """Difference of two means in its standard errors."""
+    (a, s), (b, t) = estimate(ours), estimate(theirs)
+    return (a - b) / (s * s + t * t) ** 0.5 if s or t else 0.0
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A table in Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
+
+
+def lockstep_table() -> list[str]:
+    """The largest differences by map."""
+    names = ("avail_actions", "obs", "state", "ends", "battle_won", "dead_allies", "dead_enemies", "reward")
+    rows = [
+        [row["map"], row["episodes"], row["steps"], *(f"{float(row[n]):.1g}" for n in names)]
+        for row in read_rows("lockstep")
+    ]
+    return [
+        "### Same seed, same actions: the largest differences",
+        "",
+        *table(["map", "episodes", "steps", *names], rows),
+    ]
+
+
+def samples(measure: str) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """A measure's values by map and policy, then by engine."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in read_rows("episodes"):
+        cell = found.setdefault((row["map"], row["policy"]), {})
+        cell.setdefault(row["engine"], []).append(float(row[measure]))
+    return {key: cell for key, cell in found.items() if len(cell) == 2}
+
+
+def episodes_table() -> list[str]:
+    """Means and standard errors of both engines, and how far they are apart."""
+    rows, scores = [], []
+    for measure in MEASURES:
+        for (name, policy), cell in samples(measure).items():
+            (a, s), (b, t) = estimate(cell[GAME]), estimate(cell[NATIVE])
+            score = apart(cell[GAME], cell[NATIVE])
+            scores += [score] if s or t else []
+            game, native = f"{a:.3f} ± {s:.3f} ({len(cell[GAME])})", f"{b:.3f} ± {t:.3f} ({len(cell[NATIVE])})"
+            rows.append([name, policy, measure, game, native, f"{score:+.1f}"])
+    rows.sort(key=lambda row: (COMPARED.index(row[0]), row[1]))
+    inside = sum(abs(score) < 2 for score in scores)
+    title = "### Other seeds, the same agents: mean ± standard error (episodes)"
+    said = f"{inside} of {len(scores)} differences are below 2 standard errors (by chance 95 % would be)."
+    head = ("map", "agents", "measure", GAME, NATIVE, "difference in standard errors")
+    return [title, "", *table(head, rows), said, ""] if rows else []
+
+
+def job_table() -> list[str]:
+    """Every metric at every test: means over seeds."""
+    found = read_rows("job")
+    rows = []
+    for step in sorted({_rounded(row) for row in found}):
+        for metric in TESTED:
+            cell = {
+                engine: [float(row[metric]) for row in found if row["engine"] == engine and _rounded(row) == step]
+                for engine in (GAME, NATIVE)
+            }
+            (a, s), (b, t) = estimate(cell[GAME]), estimate(cell[NATIVE])
+            score = apart(cell[GAME], cell[NATIVE])
+            rows.append([step, metric, f"{a:.2f} ± {s:.2f}", f"{b:.2f} ± {t:.2f}", f"{score:+.1f}"])
+    title = f"### The main job: macpf on corridor, {len(SEEDS)} seeds, tests of {EPISODES_PER_TEST} episodes"
+    return [title, "", *table(("step", "metric", GAME, NATIVE, "difference in standard errors"), rows)] if rows else []
+
+
+def _rounded(row: dict[str, str]) -> int:
+    """The step that a test was due at."""
+    return int(row["t_env"]) // INTERVAL * INTERVAL
+
+
+def draw() -> None:
+    """Returns of both engines, map by map."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = samples("return")
+    figure, axes = pyplot.subplots(1, len(COMPARED), figsize=(11, 3.2), layout="constrained")
+    for axis, name in zip(axes, COMPARED, strict=True):
+        for offset, (engine, mark) in enumerate(((GAME, "o"), (NATIVE, "s"))):
+            cells = [found[name, policy][engine] for policy in POLICIES]
+            heights, errors = zip(*(estimate(cell) for cell in cells), strict=True)
+            places = [place + 0.2 * offset for place in range(len(POLICIES))]
+            axis.errorbar(places, heights, [2 * e for e in errors], fmt=mark, capsize=3, label=engine)
+        axis.set(title=name, xticks=[place + 0.1 for place in range(len(POLICIES))], xlim=(-0.4, 1.6), ylim=(0, None))
+        axis.set_xticklabels(POLICIES)
+    axes[0].set_ylabel("return, ± 2 standard errors")
+    axes[0].legend(fontsize=8)
+    figure.suptitle("Skirmish through StarCraft II's API and SMAC, and natively")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def report() -> None:
+    """Renews what the report has of the CSV files, and the picture."""
+    text = REPORT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    lines = [*lockstep_table(), *episodes_table(), *job_table()]
+    REPORT.write_text(before + BEGIN + "\n\n" + "\n".join(lines) + END + rest.partition(END)[2], encoding="utf-8")
+    draw()
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=(*FILES, "report"))
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="on the stand-in, per map and policy; natively ten times"
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="of the main job's runs")
+    given = parser.parse_args()
+    if given.what == "report":
+        report()
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SC2PATH"] = str(install(Path(folder)))
+        made = {"lockstep": lockstep, "episodes": lambda: episodes(given.episodes), "job": lambda: job(given.results)}
+        write(given.what, made[given.what]())
+
+
+if __name__ == "__main__":
+    main()
