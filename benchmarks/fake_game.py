@@ -101,13 +101,13 @@ def _natively(name: str, eager: float, count: int) -> Iterator[dict[str, float]]
     battle, rng = Skirmish(MAPS[name], Options(), count, torch.device("cpu"), 21), np.random.default_rng(22)
     live = {key: tensor.numpy() for key, tensor in battle.live.items()}
     battle.reset()
-    total, length = np.zeros(count), np.zeros(count, dtype=int)
+    total, length, won = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count)
     while live["running"].any():
         running = live["running"].astype(bool)
         battle.step(torch.from_numpy(_choose_all(live["avail"], rng, eager)))
         total += live["reward"]
         length += running
-        won = np.where(running, live["won"], won if length.max() > 1 else 0.0)
+        won = np.where(running, live["won"], won)
     for row in zip(total, length, won, live["dead_allies"], live["dead_enemies"], strict=True):
         yield _row(name, *map(float, row))
 

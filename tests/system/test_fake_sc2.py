@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("pysc2", reason="pysc2 is not installed: pip install --no-deps -r requirements-pysc2.txt")
@@ -93,6 +94,7 @@ def test_pysc2_plays_a_battle(folder: Path) -> None:
         controller = process.controller
         assert controller.ping().game_version.startswith("4.10.0")
         assert controller.status is protocol.Status.launched
+        assert psutil.Process(process.pid).name() == "SC2_x64"
         with pytest.raises(remote_controller.RequestError, match="InvalidMapPath"):
             controller.create_game(create("no_such_map"))
         controller.create_game(create("3m"))
