@@ -19,8 +19,6 @@ __all__ = ["BUILD", "Fault", "install", "journal"]
 
 BUILD = 75689
 """StarCraft II 4.10."""
-FLAT = "32x32_flat"
-"""The one map of SMACv2, on which the client creates the units."""
 _TESTS = Path(__file__).resolve().parents[1]
 _LAUNCHER = """#!/bin/sh
 # Our stand-in for StarCraft II. The process keeps its number through exec, as pysc2 and its callers expect.
@@ -33,7 +31,8 @@ def install(folder: Path, faults: Iterable[Fault] = (), seed: int = 0, build: in
 
     ``faults`` can be changed later by ``faults.write``; ``seed`` is for those that come at random.
     """
-    from envs.skirmish.maps import MAPS
+    from envs.skirmish.maps import MAPS  # here, so that the game can be found where nothing else is
+    from fake_sc2.catalogue import FLAT
 
     binary = folder / "Versions" / f"Base{build}" / "SC2_x64"
     maps = folder / "Maps" / "SMAC_Maps"
@@ -43,7 +42,7 @@ def install(folder: Path, faults: Iterable[Fault] = (), seed: int = 0, build: in
     binary.write_text(_LAUNCHER.format(path=shlex.quote(path), python=shlex.quote(sys.executable)))
     binary.chmod(0o755)
     (folder / ".build.info").write_text(f"Version!STRING:0\n4.10.0.{build}\n")
-    for name in (*MAPS, FLAT):
+    for name in (*(name for name in MAPS if not name.endswith("_myopic")), FLAT.name):
         (maps / f"{name}.SC2Map").write_bytes(b"MPQ\x1a place-holder for " + name.encode())
     write(folder, faults, seed)
     return folder

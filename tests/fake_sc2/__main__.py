@@ -6,6 +6,7 @@ client, or the process that started it, is gone.
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import sys
 import threading
@@ -48,8 +49,14 @@ def serve(wire: Wire, game: Game, faults: Faults) -> None:
             raise SystemExit(0)
 
 
+def take_name(name: str) -> None:
+    """Is listed among the processes as the game is."""
+    ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
+
+
 def main(argv: list[str]) -> None:
     """Listens, then loads what takes longer, then serves."""
+    take_name("SC2_x64")
     given = options(argv)
     folder, port = Path(given["dataDir"]), int(given["port"])
     faults = Faults(folder, port, count_start(folder))

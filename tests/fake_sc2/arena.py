@@ -1,14 +1,16 @@
-"""One battle of the skirmish engine, driven by game loops and unit orders instead of agents' actions; without torch."""
+"""Battles of the skirmish engine, driven by game loops and unit orders instead of agents' actions; without torch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import warp as wp
 
 from envs.skirmish.engine import kernels, layout
+from envs.skirmish.engine.draw import beside
+from envs.skirmish.engine.spawn import line_up, sort_agents
 from envs.skirmish.maps import BattleMap
 from envs.skirmish.options import Options, complete
 from envs.skirmish.scene import SCRATCH_VECTORS, VECTORS, Rules, Setting, start_warp
@@ -19,8 +21,20 @@ NO_LIMIT = 1 << 30
 _STAND, _MOVE, _ATTACK = (int(value) for value in (layout.STAND, layout.MOVE, layout.ATTACK))
 
 
+@no_type_check
+@wp.kernel(enable_backward=False)
+def settle(s: layout.Scene, b: layout.Battle):
+    """Units that were created on top of each other find places side by side, as in our own SMACv2."""
+    for u in range(s.n_units):
+        b.origin[0, u] = b.pos[0, u]
+    for u in range(s.n_units):
+        b.pos[0, u] = beside(s, b, 0, u)
+    line_up(s, b, 0)
+    sort_agents(s, b, 0)
+
+
 class Arena:
-    """A battle that begins anew when nobody is left, as SMAC's maps do. Units are numbered allies first."""
+    """The units of a game and how they fight. They are numbered allies first."""
 
     def __init__(self, battle_map: BattleMap, seed: int) -> None:
         """``seed`` makes the same draws as the first row of our own environment with that seed."""
@@ -39,19 +53,19 @@ class Arena:
         self._no_action = wp.zeros((1, endless.n_agents), dtype=wp.int64, device="cpu")
         self._which = wp.ones(1, dtype=wp.uint8, device="cpu")
         self.live["rng"][0, 0] = np.random.SeedSequence(seed).generate_state(1).astype(np.int32)[0]
-        self.battles = 0
         self.begin()
 
     def begin(self) -> None:
         """A new battle."""
         self._launch(kernels.start, self._which)
-        self.battles += 1
+
+    def place(self, points: np.ndarray) -> None:
+        """Puts the units to these places [u, 2], or near them where these are taken."""
+        self.live["pos"][0] = points
+        wp.launch(settle, dim=1, inputs=[self._scene, self._battle], device="cpu")
 
     def play(self, loops: int) -> None:
-        """Goes on for so many game loops; a battle without any living unit begins anew instead."""
-        if not self.alive.any():
-            self.begin()
-            return
+        """Goes on for so many game loops."""
         self.live["running"][0] = 1  # a battle that is decided goes on until the client ends it
         self._scene.loops = loops
         self._launch(kernels.play, self._no_action)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,20 @@ from s2clientprotocol import error_pb2 as error
 from s2clientprotocol import raw_pb2 as raw
 from s2clientprotocol import sc2api_pb2 as api
 
-from envs.skirmish.maps import MAPS, SIZE, walkable
-from fake_sc2.catalogue import ATTACK, FIRST_OWN, HEAL, MOVE, STOP, own_types, type_numbers
+from envs.skirmish.maps import MAPS, SIZE, BattleMap, walkable
+from fake_sc2.catalogue import (
+    ATTACK,
+    FIRST_OWN,
+    FLAT,
+    HEAL,
+    MOVE,
+    STOP,
+    Created,
+    created,
+    own_types,
+    teams,
+    type_numbers,
+)
 
 if TYPE_CHECKING:
     from fake_sc2.arena import Arena
@@ -37,6 +50,7 @@ _LEGAL = {
     api.ended: ("observation", "restart_game", "save_replay", "leave_game", "create_game", "game_info", "data"),
 }  # fmt: skip
 """What may be asked for in which status."""
+_MAPS = MAPS | {FLAT.name: FLAT}
 
 
 class Refused(Exception):
@@ -50,9 +64,14 @@ class Game:
         """``folder`` is the installation."""
         self.folder = folder
         self.status: int = api.launched
-        self.arena: Arena | None = None
         self.created: api.RequestCreateGame | None = None
-        self.loop = 0
+        self.map: BattleMap = FLAT
+        self.arena: Arena | None = None
+        """None as long as there are no units."""
+        self.types: list[int] = []
+        self.coming: list[Created] = []
+        """Units that appear with the next step."""
+        self.seed = self.battles = self.loop = 0
         self.ally_race: int = common.Terran
 
     def answer(self, request: api.Request) -> api.Response:
@@ -96,7 +115,7 @@ class Game:
             answer.error = api.ResponseCreateGame.MissingMap
         elif not request.local_map.map_data and not (self.folder / "Maps" / path).is_file():
             answer.error = api.ResponseCreateGame.InvalidMapPath
-        elif Path(path).stem not in MAPS:
+        elif Path(path).stem not in _MAPS:
             answer.error, answer.error_details = api.ResponseCreateGame.InvalidMapData, f"no SMAC map: {path}"
         elif [setup.type for setup in request.player_setup] != [api.Participant, api.Computer]:
             answer.error = api.ResponseCreateGame.InvalidPlayerSetup
@@ -115,15 +134,23 @@ class Game:
 
     def _begin(self) -> None:
         """Starts the created game."""
+        assert self.created is not None
+        self.map = _MAPS[Path(self.created.local_map.map_path).stem]
+        self.seed = self.created.random_seed
+        if not self.created.HasField("random_seed"):
+            self.seed = int.from_bytes(os.urandom(4), "little")
+        self.arena, self.coming, self.loop, self.status = None, [], 0, api.in_game
+        if self.map is not FLAT:
+            self._populate(self.map, self.seed)
+
+    def _populate(self, battle_map: BattleMap, seed: int) -> Arena:
+        """The units of a map."""
         from fake_sc2.arena import Arena  # takes a while, which the client shall not wait for before it needs to
 
-        assert self.created is not None
-        seed = self.created.random_seed
-        if not self.created.HasField("random_seed"):
-            seed = int.from_bytes(os.urandom(4), "little")
-        self.arena = Arena(MAPS[Path(self.created.local_map.map_path).stem], seed)
-        self.types = type_numbers(self.arena.map)
-        self.loop, self.status = 0, api.in_game
+        self.arena = Arena(battle_map, seed)
+        self.types = type_numbers(battle_map)
+        self.battles += 1
+        return self.arena
 
     def _restart_game(self, _: api.RequestRestartGame, answer: api.ResponseRestartGame) -> None:
         self._begin()
@@ -137,7 +164,7 @@ class Game:
     # ------------------------------------------------------------ what does not change
 
     def _game_info(self, _: api.RequestGameInfo, answer: api.ResponseGameInfo) -> None:
-        assert self.created is not None and self.arena is not None
+        assert self.created is not None
         answer.map_name = Path(self.created.local_map.map_path).stem
         answer.local_map_path = self.created.local_map.map_path
         answer.options.raw = True
@@ -148,7 +175,7 @@ class Game:
         answer.player_info.add(
             player_id=COMPUTER, type=api.Computer, race_requested=computer.race, difficulty=computer.difficulty
         )
-        grid = walkable(self.arena.map.terrain).T  # rows of one y each
+        grid = walkable(self.map.terrain).T  # rows of one y each
         start = answer.start_raw
         start.map_size.x = start.map_size.y = SIZE
         start.playable_area.p1.x = start.playable_area.p1.y = SIZE
@@ -158,10 +185,9 @@ class Game:
         _image(start.terrain_height, 8, np.where(grid, GROUND, CLIFF).astype(np.uint8))
 
     def _data(self, request: api.RequestData, answer: api.ResponseData) -> None:
-        assert self.arena is not None
         if not request.unit_type_id:
             return
-        own = own_types(self.arena.map)
+        own = own_types(self.map)
         answer.units.extend(data.UnitTypeData(unit_id=number) for number in range(FIRST_OWN))
         answer.units.extend(
             data.UnitTypeData(unit_id=FIRST_OWN + place, name=f"{name.title()}_RL", available=True)
@@ -171,11 +197,24 @@ class Game:
     # ------------------------------------------------------------ the course of the game
 
     def _step(self, request: api.RequestStep, answer: api.ResponseStep) -> None:
-        assert self.arena is not None
         count = request.count or 1
-        self.arena.play(count)
+        if self.coming:
+            self._appear()
+        elif self.arena is not None and self.arena.alive.any():
+            self.arena.play(count)
+        elif self.arena is not None and self.map is not FLAT:  # SMAC's maps bring everybody back where nobody is left
+            self.arena.begin()
+            self.battles += 1
         self.loop += count
         answer.simulation_loop = self.loop
+
+    def _appear(self) -> None:
+        """The created units replace what is left of others."""
+        battle_map, units = teams(self.coming)
+        seed = np.random.SeedSequence((self.seed, self.battles)).generate_state(1)[0]
+        arena = self._populate(battle_map, int(seed))
+        arena.place(np.array([unit.point for unit in units], dtype=np.float32))
+        self.coming = []
 
     def _action(self, request: api.RequestAction, answer: api.ResponseAction) -> None:
         answer.result.extend(self._carry_out(action) for action in request.actions)
@@ -184,9 +223,9 @@ class Game:
         """Gives one action's order to its units."""
         command = action.action_raw.unit_command
         units = [self._unit(tag) for tag in command.unit_tags]
-        if not units or any(unit is None or not self.arena.map.n_agents > unit for unit in units):
+        if not units or any(unit is None or not self._is_ally(unit) for unit in units):
             return error.Error
-        done = [self._order(unit, command) for unit in units]
+        done = [self._order(unit, command) for unit in units if unit is not None]
         return error.Success if all(done) else error.Error
 
     def _order(self, unit: int, command: raw.ActionRawUnitCommand) -> bool:
@@ -211,7 +250,10 @@ class Game:
             kind = command.WhichOneof("command")
             if kind == "kill_unit":
                 units = [self._unit(tag) for tag in command.kill_unit.tag]
-                self.arena.kill([unit for unit in units if unit is not None])
+                if self.arena is not None:
+                    self.arena.kill([unit for unit in units if unit is not None])
+            elif kind == "create_unit":
+                self._create(command.create_unit)
             elif kind == "unit_value":
                 self._set_value(command.unit_value)
             elif kind == "end_game":
@@ -219,40 +261,55 @@ class Game:
             elif kind not in ("draw", "game_state"):
                 raise Refused(f"the stand-in for StarCraft II does not know the debug command '{kind}'")
 
+    def _create(self, command: debug.DebugCreateUnit) -> None:
+        """Notes units that appear with the next step."""
+        if self.map is not FLAT or self._living():
+            raise Refused(f"units can be created only on {FLAT.name} and when it is empty")
+        unit = created(command.unit_type, command.owner == PLAYER, (command.pos.x, command.pos.y))
+        if unit is None:
+            raise Refused(f"there is no unit type {command.unit_type}")
+        self.coming += [unit] * (command.quantity or 1)
+
     def _set_value(self, command: debug.DebugSetUnitValue) -> None:
         """Sets a living unit's energy, health or shield."""
         names = {debug.DebugSetUnitValue.Energy: "energy", debug.DebugSetUnitValue.Life: "hp"}
         unit = self._unit(command.unit_tag)
-        if unit is not None:
+        if unit is not None and self.arena is not None:
             self.arena.live[names.get(command.unit_value, "shield")][0, unit] = command.value
 
     # ------------------------------------------------------------ observations
 
     def _tag(self, unit: int) -> int:
-        return (unit + 1) * _TAG + self.arena.battles
+        return (unit + 1) * _TAG + self.battles
 
     def _unit(self, tag: int) -> int | None:
         """The living unit with that tag."""
         place, battle = divmod(tag, _TAG)
-        known = battle == self.arena.battles and 0 < place <= len(self.types)
-        return place - 1 if known and self.arena.alive[place - 1] else None
+        return place - 1 if battle == self.battles and place - 1 in self._living() else None
+
+    def _living(self) -> list[int]:
+        """The living units."""
+        return [] if self.arena is None else np.flatnonzero(self.arena.alive).tolist()
+
+    def _is_ally(self, unit: int) -> bool:
+        return self.types[unit] >= FIRST_OWN
 
     def _observation(self, _: api.RequestObservation, answer: api.ResponseObservation) -> None:
-        assert self.arena is not None
         seen = answer.observation
         seen.game_loop = self.loop
         seen.player_common.player_id = PLAYER
-        seen.player_common.army_count = int(self.arena.alive[: self.arena.map.n_agents].sum())
+        living = self._living()
+        seen.player_common.army_count = sum(map(self._is_ally, living))
         camera = seen.raw_data.player.camera
         camera.x = camera.y = SIZE / 2
-        for unit in np.flatnonzero(self.arena.alive).tolist():
-            seen.raw_data.units.append(self._show(unit))
+        if self.arena is not None:
+            seen.raw_data.units.extend(self._show(self.arena, unit) for unit in living)
         if self.status == api.ended:
             answer.player_result.add(player_id=PLAYER, result=api.Tie)
 
-    def _show(self, unit: int) -> raw.Unit:
+    def _show(self, arena: Arena, unit: int) -> raw.Unit:
         """One unit as the API shows it."""
-        live, kind, ours = self.arena.live, self.arena.kinds[unit], unit < self.arena.map.n_agents
+        live, kind, ours = arena.live, arena.kinds[unit], self._is_ally(unit)
         x, y = live["pos"][0, unit].tolist()
         shown = raw.Unit(
             display_type=raw.Visible,
@@ -261,7 +318,7 @@ class Game:
             unit_type=self.types[unit],
             owner=PLAYER if ours else COMPUTER,
             pos=common.Point(x=x, y=y, z=GROUND / 8 - 16),
-            facing=self._facing(unit),
+            facing=_facing(live, unit),
             radius=kind.radius,
             build_progress=1.0,
             cloak=raw.NotCloaked,
@@ -278,25 +335,25 @@ class Game:
         if (target := int(live["target"][0, unit])) >= 0:
             shown.engaged_target_tag = self._tag(target)
         if ours:
-            self._show_order(unit, target, shown)
+            self._show_order(arena, unit, target, shown)
         return shown
 
-    def _show_order(self, unit: int, target: int, shown: raw.Unit) -> None:
+    def _show_order(self, arena: Arena, unit: int, target: int, shown: raw.Unit) -> None:
         """What an own unit is about; the game does not tell enemies' orders."""
         if target >= 0:
-            heals = self.arena.kinds[unit].healing > 0.0
+            heals = arena.kinds[unit].healing > 0.0
             shown.orders.add(ability_id=HEAL if heals else ATTACK, target_unit_tag=self._tag(target))
-        elif self.arena.live["order"][0, unit] == 1:
-            x, y = self.arena.live["goal"][0, unit].tolist()
+        elif arena.live["order"][0, unit] == 1:
+            x, y = arena.live["goal"][0, unit].tolist()
             shown.orders.add(ability_id=MOVE, target_world_space_pos=common.Point(x=x, y=y))
 
-    def _facing(self, unit: int) -> float:
-        """Towards the target, or where it is going; skirmish's units have no front."""
-        live = self.arena.live
-        target = int(live["target"][0, unit])
-        way = live["pos"][0, target] if target >= 0 else live["goal"][0, unit]
-        dx, dy = (way - live["pos"][0, unit]).tolist()
-        return float(np.arctan2(dy, dx) % (2 * np.pi))
+
+def _facing(live: dict[str, np.ndarray], unit: int) -> float:
+    """Towards the target, or where it is going; skirmish's units have no front."""
+    target = int(live["target"][0, unit])
+    way = live["pos"][0, target] if target >= 0 else live["goal"][0, unit]
+    dx, dy = (way - live["pos"][0, unit]).tolist()
+    return math.atan2(dy, dx) % (2 * math.pi)
 
 
 def _image(image: common.ImageData, bits: int, values: np.ndarray) -> None:

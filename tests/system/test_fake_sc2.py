@@ -6,15 +6,20 @@ missing.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("pysc2", reason="pysc2 is not installed: pip install --no-deps -r requirements-pysc2.txt")
@@ -28,7 +33,7 @@ from s2clientprotocol import error_pb2 as error
 from s2clientprotocol import raw_pb2 as raw
 from s2clientprotocol import sc2api_pb2 as api
 
-from envs.skirmish.maps import find_map, walkable
+from envs.skirmish.maps import MAPS, find_map, walkable
 from fake_sc2 import Fault, faults, install, journal
 
 if not flags.FLAGS.is_parsed():
@@ -89,6 +94,7 @@ def test_pysc2_plays_a_battle(folder: Path) -> None:
         controller = process.controller
         assert controller.ping().game_version.startswith("4.10.0")
         assert controller.status is protocol.Status.launched
+        assert psutil.Process(process.pid).name() == "SC2_x64"
         with pytest.raises(remote_controller.RequestError, match="InvalidMapPath"):
             controller.create_game(create("no_such_map"))
         controller.create_game(create("3m"))
@@ -232,3 +238,56 @@ def test_random_faults_are_drawn_from_the_seed_and_the_start(tmp_path: Path) -> 
     drawn = [random_faults(tmp_path, number) for number in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert 2 <= len(drawn[0]) <= 25
+
+
+# ---------------------------------------------------------------- through smac and smacv2
+
+SMACS = [name for name in MAPS if not name.endswith("_myopic")]
+QUICK = ("MMM",)
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    reason = f"{package} is not installed: pip install --no-deps -r requirements-sc2.txt"
+    return pytest.mark.skipif(find_spec(package) is None, reason=reason)
+
+
+needs_smac, needs_smacv2 = needs("smac"), needs("smacv2")
+
+
+def run(module: str, *arguments: object) -> list[dict[str, Any]]:
+    """The lines of JSON that one of the stand-in's programs prints."""
+    paths = os.pathsep.join((str(TESTS), str(TESTS.parent / "src")))
+    command = [sys.executable, "-m", f"fake_sc2.{module}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@needs_smac
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in SMACS])
+def test_smac_plays_the_battle_that_skirmish_plays(folder: Path, name: str) -> None:
+    """SMAC's own environment on the stand-in goes the way of our native one, over the ends of episodes."""
+    (apart,) = run("lockstep", name)
+    assert apart.pop("map") == name and apart.pop("episodes") == 3 and apart.pop("steps") > 20
+    assert apart.pop("reward") < 1e-5  # SMAC counts in 64 bits
+    names = ("avail_actions", "obs", "state", "ends", "battle_won", "dead_allies", "dead_enemies")
+    assert apart == dict.fromkeys(names, 0.0)
+    assert [line["event"] for line in journal(folder)] == ["start", "quit"]
+
+
+@needs_smac
+@pytest.mark.slow
+def test_other_seeds_make_other_battles(folder: Path) -> None:
+    """So that the comparison above can fail."""
+    (apart,) = run("lockstep", "3m", 1, 3, 4)
+    assert apart["obs"] > 1e-3 and apart["state"] > 1e-3
+
+
+@needs_smacv2
+@pytest.mark.parametrize("race", ["terran", *[pytest.param(r, marks=pytest.mark.slow) for r in ("protoss", "zerg")]])
+def test_smacv2_creates_its_units(folder: Path, race: str) -> None:
+    """SMACv2's own environment plays episodes to their ends with units that it creates and kills."""
+    episodes = run("generated", race)
+    assert [(e["sizes"], e["unhurt"]) for e in episodes] == [([5, 6], True)] * 3
+    assert sum(e["dead_allies"] + e["dead_enemies"] for e in episodes) >= 10  # they have met and fought
