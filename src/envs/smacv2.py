@@ -93,9 +93,9 @@ class SMACv2(SkirmishEnv):
     def install(cls) -> str:
         """How to get the game and SMACv2."""
         return (
-            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
-            "points, copy SMACv2's map 32x32_flat.SC2Map into its folder Maps/SMAC_Maps, and 'pip install "
-            "git+https://github.com/oxwhirl/smacv2.git'"
+            "run ./install_sc2.sh (or put StarCraft II 4.10 for Linux in ~/StarCraftII or where SC2PATH points, with "
+            "SMACv2's map 32x32_flat.SC2Map in its folder Maps/SMAC_Maps), and 'pip install --no-deps -r "
+            "requirements-sc2.txt', which has git+https://github.com/oxwhirl/smacv2.git"
         )
 
     def get_env_info(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -147,7 +146,7 @@ def survive(folder: Path, faults: list[Any], games: int, episodes: int, timeout:
     install(folder, faults, seed=5)
     env_args = {"engine": "starcraft2", "map_name": "3m", "timeout": timeout, "max_failures": 8, "max_starting": 3}
     more = {"batch_size_run": games, "buffer_size": 200, "test_nepisode": 0, "log_interval": 500, "batch_size": 8}
-    before, begin = ours(), time.monotonic()
+    before, begin, begun = ours(), time.monotonic(), time.time()
     run = session(env_args, env="sc2", **more)
     me, marks, rss, descriptors = psutil.Process(), [episodes * k // 4 for k in range(1, 5)], [], []
     try:
@@ -165,15 +164,24 @@ def survive(folder: Path, faults: list[Any], games: int, episodes: int, timeout:
     left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     assert not left
     noted = journal(folder)
-    for port in {note["port"] for note in noted}:  # nobody listens, and no lock is left
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as free:
-                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections may linger
-                free.bind(("127.0.0.1", port))
+    assert not _taken({note["port"] for note in noted}, since=begun)
     happened = Counter(note["kind"] for note in noted if note["event"] == "fault")
     restarts, discarded = counts["env_restarts"], counts["episodes_discarded"]
     seconds = time.monotonic() - begin
     return Toll(counts["episode"], happened, restarts, discarded, seconds, rss, descriptors)
+
+
+def _taken(ports: set[int], since: float) -> list[int]:
+    """Those of ``ports`` that are in use, but for ones that others on this host have taken meanwhile.
+
+    Ours could be held only by processes that have lost their parent.
+    """
+    taken = []
+    for found in psutil.net_connections("inet"):
+        if found.laddr.port in ports and found.pid is not None and psutil.pid_exists(found.pid):
+            owner = psutil.Process(found.pid)
+            taken += [found.laddr.port] if owner.create_time() >= since and owner.ppid() == 1 else []
+    return taken
 
 
 def false_ends(run: Session, newest: int) -> bool:
