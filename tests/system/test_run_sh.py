@@ -174,21 +174,3 @@ def test_says_what_python_it_needs(project: Project, tmp_path: Path, python: str
     assert done.returncode == 1
     assert says in done.stderr
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("words", [["--check"], []])
-def test_install_sc2_says_what_is_missing(tmp_path: Path, words: list[str]):
-    build = tmp_path / "Versions" / "Base75689"
-    build.mkdir(parents=True)
-    (build / "SC2_x64").touch()
-    env = os.environ | {"SC2PATH": str(tmp_path), "COFACTOR_VENV": str(tmp_path / "none")}
-    command = [str(ROOT / "install_sc2.sh"), *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    missing = [line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith("missing")]
-    assert missing == ["permission", "SMAC", "Python"]
-
-
-def test_install_sc2_refuses_other_words():
-    done = subprocess.run([str(ROOT / "install_sc2.sh"), "--all"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "usage" in done.stderr
