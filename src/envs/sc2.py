@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from core.registry import ENVS
 from envs.skirmish.env import SkirmishEnv
-from envs.skirmish.maps import BattleMap, find_map
+from envs.skirmish.maps import MAPS, BattleMap, find_map
 from envs.skirmish.options import Options
 
 
@@ -31,6 +31,11 @@ class StarCraft2(SkirmishEnv):
     def battle_map(cls, cfg: Config) -> BattleMap:
         """SMAC's map of that name."""
         return find_map(cfg.map_name)
+
+    @classmethod
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on; the myopic ones are played on those of the ordinary names."""
+        return [name for name in MAPS if not name.endswith("_myopic")]
 
     @classmethod
     def install(cls) -> str:

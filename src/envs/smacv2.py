@@ -59,6 +59,11 @@ class SMACv2(SkirmishEnv):
         return generated(cfg.map_name, cfg.capability_config)
 
     @classmethod
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on."""
+        return ["32x32_flat"]
+
+    @classmethod
     def install(cls) -> str:
         """How to get the game and SMACv2."""
         return (

@@ -134,7 +134,7 @@ def test_what_is_included_counts(project: Project):
     ("broken", "status"),
     [
         (
-            "game 1.0 requires enum34, which is not installed.\nClient 1 has requirement numpy<1, but you have numpy 2.",
+            "game 1.0 requires enum34, which is not installed.\nClient 1 has requirement numpy<1, but you have 2.",
             0,
         ),
         ("game 1.0 requires enum34, which is not installed.\nsacred 1 requires wrapt, which is not installed.", 1),
