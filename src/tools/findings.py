@@ -16,7 +16,8 @@ class Finding:
     """The outcome of one check."""
 
     status: Status
-    """``warning``: something is slower or missing than it could be; ``error``: runs will fail."""
+    """``warning``: something is slower or missing than it could be; ``error``: runs will fail, or what was asked for
+    does not work."""
     detail: str
     remedy: str = ""
     """What to do about it, in one line; empty where nothing need be done."""
@@ -48,7 +49,7 @@ def warning(detail: str, remedy: str) -> Finding:
 
 
 def error(detail: str, remedy: str) -> Finding:
-    """Runs will fail."""
+    """Runs will fail, or what was asked for does not work."""
     return Finding("error", detail, remedy)
 
 
