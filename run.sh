@@ -3,7 +3,8 @@
 #
 #   ./run.sh --config=macpf --env-config=sc2 with env_args.map_name=corridor    everything after run.sh goes to src/main.py
 #   ./run.sh test [pytest arguments]                                            the test suite (quick part by default)
-#   ./run.sh install envs sc2                                                   extras, by the names of requirements-*.txt
+#   ./run.sh install envs sc2                                                   installs extras, by the names of
+#                                                                               requirements-*.txt, and starts nothing
 #
 # COFACTOR_VENV  where the environment lies (default: .venv beside this file)
 # Which package index is used, and through which proxy, is pip's own configuration (PIP_INDEX_URL and the like).
@@ -143,13 +144,14 @@ if [[ ${1:-} == test ]]; then
 fi
 if [[ ${1:-} == install ]]; then
   shift
-  for name in "${@:-}"; do
-    [[ " $(extras)" == *" $name "* && -n $name ]] || fail "'./run.sh install NAME ...' knows these names: $(extras)"
+  for name in "$@"; do
+    [[ " $(extras)" == *" $name "* ]] || fail "'./run.sh install NAME ...' knows these names: $(extras)"
   done
+  (($#)) || prepare requirements.txt
   for name in "$@"; do
     prepare "requirements-$name.txt"
-    say "installed: requirements-$name.txt"
   done
+  say "installed: ${*:-requirements.txt}"
   exit
 fi
 prepare requirements.txt

@@ -93,17 +93,24 @@ def test_tests_need_more_and_that_is_enough_for_runs(project: Project):
 def test_environments_are_installed_when_asked_for(project: Project):
     for _ in range(2):
         done = project.run("install", "envs")
-        assert (done.returncode, done.stdout) == (0, "") and "installed: requirements-envs.txt" in done.stderr
+        assert (done.returncode, done.stdout) == (0, "") and "installed: envs" in done.stderr
     assert [line.rpartition("/")[2] for line in project.installations()] == ["requirements-envs.txt"]
     project.run()
     assert len(project.installations()) == 1, "they bring what a run needs"
 
 
-@pytest.mark.parametrize("words", [["install"], ["install", "env"], ["install", "envs", "now"], ["install", "dev"]])
+@pytest.mark.parametrize("words", [["install", ""], ["install", "env"], ["install", "envs", "now"], ["install", "dev"]])
 def test_nothing_else_can_be_installed(project: Project, words: list[str]):
     done = project.run(*words)
     assert done.returncode == 1 and "knows these names: client envs game" in done.stderr
     assert not project.installations()
+
+
+def test_installing_needs_no_extra(project: Project):
+    for _ in range(2):
+        done = project.run("install")
+        assert (done.returncode, done.stdout) == (0, "") and "installed: requirements.txt" in done.stderr
+    assert [Path(line).name for line in project.installations()] == ["requirements.txt"]
 
 
 def test_what_comes_on_top_is_installed_without_dependencies(project: Project):
