@@ -32,7 +32,8 @@ class Probes:
 
     def __init__(self, names: Iterable[str] | None = None, deadline: float = DEADLINE) -> None:
         """``names``: some of ``PROBES`` (None: all)."""
-        env = os.environ | {"PYTHONPATH": str(SOURCES), "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+        places = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(places), "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
         self._ends = time.monotonic() + deadline
         self._results: dict[str, Any] = {}
         self._running = {
