@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,9 +23,11 @@ SOURCES = Path(__file__).resolve().parents[1]
 DEADLINE = 60.0
 """Seconds that all probes together may take. Loading torch from a cold network disk needs many of them."""
 
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt)\b")
+
 
 class ProbeError(Exception):
-    """A probe did not come to its end; the message is the last line that it wrote."""
+    """A probe did not come to its end; the message is its exception."""
 
 
 class Probes:
@@ -78,11 +81,17 @@ class Probes:
         if process.returncode < 0:
             return ProbeError(f"killed by signal {-process.returncode} while it was loaded")
         if process.returncode:
-            return ProbeError(([line for line in err.splitlines() if line.strip()] or ["no reason given"])[-1].strip())
+            return ProbeError(_reason(err))
         try:
             return json.loads(out.splitlines()[-1])  # above it, libraries print greetings
         except (IndexError, ValueError):
             return ProbeError("gave no answer")
+
+
+def _reason(traceback: str) -> str:
+    """The exception of a traceback, without the further lines of its message; else the last line."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip()] or ["no reason given"]
+    return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
 
 
 def torch_() -> dict[str, Any]:

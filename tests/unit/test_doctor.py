@@ -397,10 +397,16 @@ def probed(monkeypatch, tmp_path: Path, body: str, deadline: float = 20.0) -> An
         ("import time; time.sleep(60)", 0.3, "took too long"),
         ("import os; os.kill(os.getpid(), 4)", 20.0, "killed by signal 4"),
         ("raise ImportError('libcudart.so.12: cannot open')", 20.0, "ImportError: libcudart.so.12: cannot open"),
+        (
+            "raise TypeError('Descriptors cannot be.\\n\\nMore information: there')",
+            20.0,
+            "^TypeError: Descriptors cannot be.$",
+        ),
+        ("import sys; sys.exit('no exception')", 20.0, "^no exception$"),
         ("print('hello')", 20.0, "gave no answer"),
         ("", 20.0, "gave no answer"),
     ],
-    ids=["hangs", "is killed", "fails", "talks", "is silent"],
+    ids=["hangs", "is killed", "fails", "explains", "exits", "talks", "is silent"],
 )
 def test_a_probe_that_breaks_is_no_more_than_that(monkeypatch, tmp_path, body, deadline, says):
     with pytest.raises(ProbeError, match=says):
