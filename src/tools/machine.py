@@ -285,7 +285,7 @@ def mongo(context: Context) -> Finding:
         reason = re.split(r" \(configured|, Timeout:", masked(str(failure)))[0][:160]
         return error(
             f"{address} is not reachable: {reason}",
-            "start it (docker compose -f docker/compose.yaml up -d mongo) or correct the address; runs go on without it",
+            "start it (docker compose -f docker/compose.yaml up -d mongo) or correct the address; runs do without it",
         )
     return ok(f"{version} at {address}, database {name} is writable")
 
