@@ -61,8 +61,11 @@ consistent() {
 
 # The names that './run.sh install' knows.
 extras() {
-  find "$root" -maxdepth 1 -name 'requirements-*.txt' ! -name requirements-dev.txt -printf '%f\n' |
-    sed -E 's/^requirements-(.*)\.txt$/\1/' | sort | tr '\n' ' '
+  local file
+  for file in "$root"/requirements-*.txt; do
+    file=${file##*/requirements-}
+    [[ $file == dev.txt ]] || printf '%s ' "${file%.txt}"
+  done
 }
 
 # Prints the first Python that is new enough and can make environments.
@@ -106,11 +109,11 @@ make_environment() {
 
 # Installs the requirements file $1 unless it is installed already; one process at a time.
 prepare() {
-  local options=()
+  local option=''
   installed "$1" && return
   if on_top "$1"; then
     prepare requirements.txt
-    options=(--no-deps)
+    option=--no-deps
   fi
   mkdir -p -- "$(dirname -- "$venv")"
   if command -v flock >/dev/null; then
@@ -124,8 +127,9 @@ prepare() {
   make_environment
   say "installing $1 (once; torch alone can be several hundred megabytes)"
   mkdir -p -- "$notes"
-  touch -- "$notes/installing"
-  PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input "${options[@]}" -r "$root/$1" >&2 ||
+  # What comes on top changes nothing else: where it fails, the rest is as good as before.
+  [[ -n $option ]] || touch -- "$notes/installing"
+  PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input ${option:+"$option"} -r "$root/$1" >&2 ||
     fail "pip could not install $1 (see above). Nothing is marked as installed; start again when it is mended."
   consistent || fail "the installed packages contradict each other (see above)."
   fingerprint requirements.txt >"$notes/requirements.txt"

@@ -127,6 +127,15 @@ def test_what_comes_on_top_is_installed_without_dependencies(project: Project):
     assert len(project.installations()) == 3
 
 
+def test_what_fails_on_top_leaves_the_rest(project: Project):
+    project.run("install")
+    assert project.run("install", "game", PIP_STATUS="1").returncode == 1
+    project.run()
+    assert [Path(line).name for line in project.installations()] == ["requirements.txt", "requirements-game.txt"]
+    assert project.run("install", "game").returncode == 0
+    assert len(project.installations()) == 3
+
+
 def test_what_is_included_counts(project: Project):
     project.run("install", "game")
     (project.root / "requirements-client.txt").write_text("client==2\n")
