@@ -133,7 +133,7 @@ def read(path: Path | str) -> Manifest:
     environments = _maps(_entries("environments", sheet.environments, "envs", problems), problems)
     variants = _entries("variants", sheet.variants, None, problems)
     seeds = _seeds(sheet.seeds, problems)
-    axes = {
+    axes: dict[str, list[Any]] = {
         "algorithm": [entry.name for entry in algorithms],
         "environment": [entry.name for entry in environments],
         "variant": [entry.name for entry in variants],

@@ -1,12 +1,12 @@
-"""A sweep as an array of Slurm jobs, by submitit: stopped and queued again when their time is up or they must give way."""
+"""A sweep as an array of Slurm jobs, by submitit: requeued when their time is up or when they must give way."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ _SET = {"job_name", "time", "mem", "cpus_per_task", "gpus_per_node", "nodes", "n
 
 @dataclass
 class Batch:
-    """The runs of one Slurm job: as many as share its GPU, else one. submitit calls it, and ``checkpoint`` on a warning.
+    """The runs of one Slurm job: as many as share its GPU, else one. submitit calls it, ``checkpoint`` on a warning.
 
     It may be called any number of times, on any host: every call goes on from the runs' own checkpoints.
     """
@@ -55,7 +55,6 @@ class Batch:
         self._pool = Pool(self.works, self.slots, self.retries, self.results_dir, self.logs, listens=False)
         self._pool.run()
         states = {work.cell.id: work.state.value for work in self.works}
-        print("\n".join(f"{work.cell}: {work.state.value} {work.note}" for work in self.works), flush=True)
         if State.STOPPED in {work.state for work in self.works}:
             # A signal went to every process of the job, as when it is preempted: what the warning would have done.
             signal.raise_signal(JobEnvironment._usr_sig())
@@ -107,7 +106,7 @@ def submit(manifest: Manifest, works: Sequence[Work], jobs: int | None, cluster:
 
 
 def mark(manifest: Manifest, works: Sequence[Work]) -> None:
-    """Marks runs whose job has been submitted, but has not begun or not come to them; asks Slurm only if there are any."""
+    """Marks runs whose job is queued or has not come to them yet; Slurm is asked only if there are any."""
     open_works = [work for work in works if work.state in OPEN]
     jobs = {cell: note["job"] for note in _notes(manifest) for cell in note["cells"]}
     wanted = {jobs[work.cell.id] for work in open_works if work.cell.id in jobs}
@@ -181,7 +180,7 @@ def _unfinished(manifest: Manifest, jobs: Iterable[str]) -> set[str]:
     try:
         from submitit import SlurmJob
     except ModuleNotFoundError:
-        print(f"whether jobs are still queued is not known: {REMEDY}", file=sys.stderr)
+        logging.getLogger("cofactor").warning("whether jobs are still queued is not known: %s", REMEDY)
         return set()
     found = [SlurmJob(folder=manifest.folder / "slurm" / "%j", job_id=job) for job in jobs]
     return {job.job_id for job in found if not job.done()}  # all were made before: one question answers for all

@@ -113,7 +113,7 @@ def find(results_dir: Path) -> dict[str, list[RunFolder]]:
 def best(folders: list[RunFolder]) -> RunFolder | None:
     """Of several folders of one run the completed one, else the newest."""
     completed = [folder for folder in folders if folder.status == "COMPLETED"]
-    return (completed or folders or [None])[-1]
+    return [None, *folders, *completed][-1]
 
 
 def last_step(folder: RunFolder) -> int:
