@@ -55,6 +55,9 @@ class EpisodeRunner:
     What environments show enters here, and is trimmed here: neither controllers nor learners ever see padding.
     """
 
+    remote = False
+    """The session has every row itself."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """No keys of its own."""
@@ -101,6 +104,13 @@ class EpisodeRunner:
         episodes = record.finish(length.cpu(), self._own)
         stats = returns(episodes.reward) | {"ep_length": length.float(), **metrics}
         return Rollout(episodes, {name: x.cpu() for name, x in stats.items()})
+
+    def counters(self) -> dict[str, float]:
+        """What is reported of collecting itself: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to free: the environment is the session's."""
 
     def state_dict(self) -> dict[str, Any]:
         """The environment and the acting generator; between two calls nothing else is alive."""
