@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from core.config import ConfigError, Settings
 from core.seeding import Streams
@@ -21,17 +21,18 @@ _POLL_SECONDS = 0.5
 _LONGEST_PAUSE = 60.0
 
 
-class Terms(Protocol):
-    """What is asked of a cluster: a part of the runner's ``Config``."""
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is asked of a cluster: keys of the runner."""
 
-    @property
-    def ray_address(self) -> str: ...  # noqa: D102
-    @property
-    def n_actors(self) -> int: ...  # noqa: D102
-    @property
-    def actor_cpus(self) -> float: ...  # noqa: D102
-    @property
-    def actor_timeout(self) -> float: ...  # noqa: D102
+    ray_address: str = "local"
+    """The cluster: host:port of its head, auto for the one this host belongs to; local starts Ray here."""
+    n_actors: int = 2
+    """Actors; the rows of batch_size_run are divided among them."""
+    actor_cpus: float = 1.0
+    """Processor cores that Ray keeps for each actor; 0 for no reservation."""
+    actor_timeout: float = 600.0
+    """Seconds without an answer after which an actor is given up, and without any actor after which the run is."""
 
 
 @dataclass

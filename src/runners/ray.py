@@ -16,7 +16,7 @@ from core.registry import RUNNERS
 from core.specs import joined
 from envs.base import BatchedEnv
 from runners.actor import Weights
-from runners.crew import IDLE, PLAYING, TESTING, Crew, Seat
+from runners.crew import IDLE, PLAYING, TESTING, Crew, Seat, Terms
 from runners.episode import Rollout
 
 
@@ -40,19 +40,11 @@ class RayRunner:
     """Environments are elsewhere: the session keeps one row, to know its spec."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Terms):
         """Keys of rollouts on many hosts."""
 
-        ray_address: str = "local"
-        """The cluster: host:port of its head, auto for the one this host belongs to; local starts Ray here."""
-        n_actors: int = 2
-        """Actors; the rows of batch_size_run are divided among them."""
-        actor_cpus: float = 1.0
-        """Processor cores that Ray keeps for each actor; 0 for no reservation."""
         max_staleness: int | None = None
         """Episodes of a policy that is more versions behind are discarded; null: 1, for on-policy learners 0."""
-        actor_timeout: float = 600.0
-        """Seconds without an answer after which an actor is given up, and without any actor after which the run is."""
 
         def __post_init__(self) -> None:
             """Raises ConfigError for values that no cluster can serve, or where Ray is missing."""

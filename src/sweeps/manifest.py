@@ -55,9 +55,7 @@ class Resources:
         if self.cpus < 1:
             problems.append(f"'resources.cpus' must be at least 1, not {self.cpus!r}")
         if self.gpus is not None and not 0 <= self.gpus <= 1:
-            problems.append(
-                f"'resources.gpus' must lie between 0 and 1, as a run uses one GPU at most, not {self.gpus!r}"
-            )
+            problems.append(f"'resources.gpus' must lie between 0 and 1, a run's share of one GPU, not {self.gpus!r}")
         for name in ("memory_gb", "hours"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -249,7 +247,7 @@ def _seeds(written: int | list[int], problems: list[str]) -> tuple[int, ...]:
     problems += [f"'seeds' has {seed} twice" for seed in _twice(seeds)]
     low, high = LEAST["seed"], MOST["seed"]
     problems += [
-        f"'seeds' has {seed}, which must lie between {low} and {high}" for seed in seeds if not low <= seed <= high
+        f"'seeds' has {seed}: it must lie between {low} and {high}" for seed in seeds if not low <= seed <= high
     ]
     return tuple(seeds)
 
