@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ STARTING, IDLE, PLAYING, TESTING, AWAY = "starting", "idle", "playing", "testing
 _SOURCES = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE = 60.0
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,7 @@ class Crew:
             time.sleep(_POLL_SECONDS)
         ready = self.ray.wait(list(self._tasks), timeout=_POLL_SECONDS)[0] if self._tasks else []
         found = [pair for task in ready for pair in self._opened(task)]
-        if not ready:
-            self._give_up_silent()
+        self._give_up_silent()
         self._insist()
         return found
 
@@ -161,10 +162,11 @@ class Crew:
         self._trouble = f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
     def _give_up_silent(self) -> None:
-        """Takes those for lost that have worked for too long; called only when no answer is waiting to be read."""
+        """Takes those for lost that have worked for too long, and whose answer does not wait to be read."""
         latest = time.monotonic() - self.terms.actor_timeout
-        for seat in self.at(PLAYING, TESTING):
-            if seat.since < latest:
+        late = {task: seat for task, seat in self._tasks.items() if seat.state != STARTING and seat.since < latest}
+        for task, seat in late.items():
+            if not self.ray.wait([task], timeout=0)[0]:
                 self._lose(seat, TimeoutError(f"actor {seat.number} gave no answer for {self.terms.actor_timeout:g} s"))
 
     def _insist(self) -> None:
@@ -182,6 +184,18 @@ class Crew:
             )
 
 
+def refuse_unreachable(address: str) -> None:
+    """Raises ConfigError where nobody listens at host:port, which Ray itself takes minutes to find out."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return  # auto, or an address that only Ray understands
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        remedy = "start one with 'ray start --head', and 'ray start --address=HOST:PORT' on further hosts"
+        raise ConfigError([f"no Ray cluster answers at {address!r} ({error}): {remedy}"]) from error
+
+
 def _joined(terms: Terms) -> Any:
     """Ray, connected; our sources are sent to every host, which needs the Python packages only."""
     import ray
@@ -195,6 +209,7 @@ def _joined(terms: Terms) -> Any:
             cores = max(1, math.ceil(terms.n_actors * terms.actor_cpus))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
         else:
+            refuse_unreachable(terms.ray_address)
             ray.init(address=terms.ray_address, **common)
     except ConnectionError as error:
         remedy = "start one with 'ray start --head', and 'ray start --address=HOST:PORT' on further hosts"

@@ -12,6 +12,7 @@ from typing import Any
 
 from core import cli
 from core.config import ConfigError
+from runners.crew import refuse_unreachable
 from sweeps.manifest import Manifest
 from sweeps.pool import Pool
 from sweeps.work import OPEN, State, Work
@@ -80,6 +81,7 @@ def _connected() -> Any:
         raise ConfigError([problem]) from error
     variables = {"PYTHONPATH": str(_SOURCES), **{k: x for k, x in os.environ.items() if k == cli.MONGO_VARIABLE}}
     try:
+        refuse_unreachable(os.environ.get("RAY_ADDRESS", "auto"))
         ray.init(address="auto", runtime_env={"env_vars": variables}, logging_level="WARNING", log_to_driver=False)
     except ConnectionError as error:
         remedy = (

@@ -1,4 +1,4 @@
-"""``runner: ray`` on a cluster of two nodes, which are processes here: what is played, what is lost, and that runs go on."""
+"""``runner: ray`` on a cluster of two nodes, processes here: what is played, what is lost, and that runs go on."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_without_any_actor_the_run_ends_with_the_remedy(sessions: Any):
 
 
 def test_a_missing_cluster_is_one_clear_error(nodes: TwoNodes):
-    with pytest.raises(ConfigError, match=r"'ray_address' is '127.0.0.1:1', but no Ray cluster.*ray start --head"):
+    with pytest.raises(ConfigError, match=r"no Ray cluster answers at '127.0.0.1:1' .*ray start --head"):
         session(nodes, "ray_address=127.0.0.1:1")
 
 
