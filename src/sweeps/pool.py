@@ -23,7 +23,8 @@ from sweeps.work import OPEN, State, Work
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 _POLL_SECONDS = 0.1
 _BAD_INPUT = 2
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+"""Exit statuses of runs that were asked to end; the last two, before they could listen."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 Slot = dict[str, str]
@@ -35,6 +36,8 @@ class _Child:
     work: Work
     process: subprocess.Popen[bytes]
     slot: Slot
+    told: int = 0
+    """Signals that were passed on to it."""
 
 
 @dataclass
@@ -64,12 +67,11 @@ class Pool:
             while self._children or (pending and not self._signum):
                 while pending and free and not self._signum:
                     self._children.append(self._start(pending.pop(0), free.pop()))
+                self._pass_on()  # what came while a run was being started
                 time.sleep(_POLL_SECONDS)
-                for child in [child for child in self._children if child.process.poll() is not None]:
-                    self._children.remove(child)
+                for child in self._ended():
                     free.append(child.slot)
-                    if self._again(child.work, child.process.returncode):
-                        pending.append(child.work)
+                    pending += [child.work] * self._again(child.work, child.process.returncode)
                 self.watch()
         return self._signum
 
@@ -80,15 +82,22 @@ class Pool:
         """
         self._signals += 1
         self._signum = self._signum or signum
-        send = {1: signal.SIGTERM, 2: signal.SIGINT}.get(self._signals, signal.SIGKILL)
-        for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.process.pid, send)
+        self._pass_on()
 
     def wait(self) -> None:
-        """Waits until every run has ended."""
+        """Waits until every run has ended; also within a signal handler, hence without Popen's lock."""
         for child in self._children:
-            child.process.wait()
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+
+    def _pass_on(self) -> None:
+        """Tells every run of the signals that have come since it was last told."""
+        send = {1: signal.SIGTERM, 2: signal.SIGINT}.get(self._signals, signal.SIGKILL)
+        for child in self._children:
+            if child.told < self._signals:
+                child.told = self._signals
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.process.pid, send)
 
     def _start(self, work: Work, slot: Slot) -> _Child:
         work.attempts += 1
@@ -107,12 +116,18 @@ class Pool:
         work.state = State.RUNNING
         return _Child(work, process, slot)
 
+    def _ended(self) -> list[_Child]:
+        """Runs whose process is over; they are no longer among the children."""
+        over = [child for child in self._children if child.process.poll() is not None]
+        self._children = [child for child in self._children if child not in over]
+        return over
+
     def _again(self, work: Work, code: int) -> bool:
         """Notes how a run ended; whether it is to be tried again."""
         work.refresh(work.folder or work.find(self.results_dir))
         if code == 0 and work.state is State.DONE:
             return False
-        if code in _STOPPED:
+        if code in _STOPPED or (code < 0 and self._signum):
             work.state, work.note = State.STOPPED, "stopped by a signal"
             return False
         work.state = State.FAILED

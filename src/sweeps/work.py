@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -47,6 +48,10 @@ class Work:
     """How often this sweep has started it."""
     note: str = ""
     """Why it failed, or where it is queued."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the folder, which is open here only; whoever gets this looks for it (``take_over``)."""
+        return self.__dict__ | {"folder": None}
 
     def refresh(self, folder: RunFolder | None) -> None:
         """Reads the state from the run's folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -270,6 +271,16 @@ def test_a_torn_journal_still_tells_its_last_whole_record(manifest: Any):
     assert last_step(folder) == 80
     folder.journal.write_bytes(b"no record\n")
     assert last_step(folder) == 0
+
+
+def test_work_travels_to_other_hosts(manifest: Any):
+    made = manifest(SMALL)
+    (cell, *_) = expand(made)
+    folder = begun(cell, "FAILED")
+    sent = pickle.loads(pickle.dumps(survey([cell], made.results_dir)[0]))
+    sent.take_over(made.results_dir)
+    assert (sent.cell, sent.folder.path, sent.state) == (cell, folder.path, State.FAILED)
+    assert sent.cell.settings == cell.settings
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
