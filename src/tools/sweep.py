@@ -71,9 +71,14 @@ def rehearse(settings: Settings, here: bool) -> None:
     cls = ENVS[settings["env"]]
     if not here and not cls.native:
         return
+    try:
+        settings = Settings({**settle(settings), "device": "cpu"})
+    except ConfigError:
+        if here:
+            raise
+        return  # what this host lacks the others may have
     import torch
 
-    settings = Settings({**(settle(settings) if here else settings), "device": "cpu"})
     env = cls(settings.of(cls), 1, torch.device("cpu"), 0)
     try:
         check_fit(settings, env.spec)
