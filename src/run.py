@@ -95,7 +95,8 @@ class Session:
         """
         self.settings, self.streams = settings, Streams(settings["seed"])
         self.device = device_of(settings)
-        self.env = make_env(settings, settings["batch_size_run"], self.streams.seed("env"))
+        rows = 1 if settings.components()["runner"].remote else settings["batch_size_run"]
+        self.env = make_env(settings, rows, self.streams.seed("env"))
         check_fit(settings, self.env.spec)
         self.controller, self.learner = self._networks()
         self.runner = settings.build(
@@ -172,7 +173,8 @@ class Session:
         self._clock = (now, self.progress.t_env)
         values = self.meter.read() | {"episode": float(self.progress.episode)}
         t_env = self.progress.t_env
-        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed} | self._losses())]
+        perf = {"steps_per_second": speed} | self._losses() | self.runner.counters()
+        return [Record("train", t_env, values), Record("perf", t_env, perf)]
 
     def _losses(self) -> dict[str, float]:
         """Where simulators are processes: what they cost since the run began, resumed ones' parts together."""
@@ -208,6 +210,8 @@ class Session:
         Returns:
             Per metric one value for each of ``episodes`` episodes.
         """
+        if self.runner.remote:
+            return self.runner.evaluate(t_env=self.progress.t_env, mode=mode, episodes=episodes)
         env = self._testing_env(episodes)
         if env.native:
             env.seed_rows(self.streams.seed("eval", self.progress.t_env))
@@ -256,7 +260,8 @@ class Session:
         self.progress = Progress(**state["progress"])
 
     def close(self) -> None:
-        """Stops the environments."""
+        """Stops the environments and what plays elsewhere."""
+        self.runner.close()
         for env in (self.env, self._test_env):
             if env is not None:
                 env.close()

@@ -24,7 +24,7 @@ def load(settings: Settings, folder: RunFolder) -> Session:
         state = checkpoint.load(folder.checkpoint)
     except checkpoint.CheckpointError as error:
         raise ConfigError([str(error)]) from error
-    session = build(settings)
+    session = build(Settings({**settings, "runner": "episode"}))  # what was trained on many hosts is played on this one
     try:
         session.load_policy(state["session"])
     except BaseException:
