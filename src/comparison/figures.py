@@ -30,6 +30,8 @@ STYLE = {
 DPI = 200
 COLUMNS, WIDE, HIGH, LETTER = 3, 2.6, 2.1, 0.07
 """Panels in a row, a panel's inches, and a letter's."""
+LEAST = 4.0
+"""Inches of a figure with a legend."""
 
 Look = dict[str, dict[str, Any]]
 
@@ -38,7 +40,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     """Writes every figure that the scores allow."""
     name = summary.scores.metric
     look = {
-        algorithm: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        algorithm: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
         for i, algorithm in enumerate(summary.scores.algorithms)
     }
     made = {"curves": _curves, "aggregates": _aggregates, "improvement": _improvement, "profile": _profile}
@@ -58,10 +60,15 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
+def _plain(metric: str) -> str:
+    """``test_battle_won_mean`` as one would say it."""
+    return metric.removesuffix("_mean").replace("_", " ")
+
+
 def _panels(number: int, *, columns: int = COLUMNS) -> tuple[Figure, list[Any]]:
     across = min(number, columns)
     down = -(-number // across)
-    figure = Figure(figsize=(WIDE * across + 0.6, HIGH * down + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(WIDE * across, LEAST) + 0.6, HIGH * down + 0.5), layout="constrained")
     axes = [figure.add_subplot(down, across, i + 1) for i in range(number)]
     return figure, axes
 
@@ -72,7 +79,9 @@ def _band(axis: Any, band: Band, look: dict[str, Any], label: str) -> None:
 
 
 def _legend(figure: Figure, axis: Any) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    handles, names = axis.get_legend_handles_labels()
+    fitting = int(figure.get_figwidth() / (0.5 + LETTER * max(map(len, names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=max(1, fitting))
 
 
 def _curves(summary: Summary, look: Look) -> Figure:
@@ -84,7 +93,7 @@ def _curves(summary: Summary, look: Look) -> Figure:
         own = [name for name in scores.algorithms if (name, task) in scores.curves]
         for name in own:
             _band(axis, summary.curve(name, task), look[name], name)
-        axis.set(title=task, xlabel="environment steps", ylabel=f"{scores.metric}, IQM")
+        axis.set(title=task, xlabel="environment steps", ylabel=f"{_plain(scores.metric)}, IQM")
     if together:
         for name, band in summary.curves_over_tasks().items():
             _band(axes[-1], band, look[name], name)
@@ -112,7 +121,7 @@ def _aggregates(summary: Summary, look: Look) -> Figure | None:
     figure.set_size_inches(WIDE * len(kinds) * 0.8 + LETTER * longest, 0.7 + 0.28 * len(lines))
     for axis, kind in zip(axes, kinds, strict=True):
         _intervals(axis, lines, _of(kind), look)
-        axis.set_title("optimality gap (less is better)" if kind == "gap" else f"{HEADS[kind]}, IQM")
+        axis.set_title("optimality gap (0 is best)" if kind == "gap" else f"{HEADS[kind]}, IQM")
     for axis in axes[1:]:
         axis.set_yticklabels([])
     return figure
@@ -129,6 +138,8 @@ def _intervals(axis: Any, lines: Sequence[Line], read: Callable[[Line], Estimate
         if found is not None:
             axis.barh(row, found.high - found.low, left=found.low, height=0.5, color=colour, alpha=0.4)
             axis.plot([found.value] * 2, [row - 0.25, row + 0.25], color=colour, linewidth=2)
+    axis.use_sticky_edges = False  # else a bar would end where the axis does
+    axis.margins(x=0.06)
     axis.set_yticks(range(len(lines)), [line.algorithm for line in reversed(lines)])
     axis.set_ylim(-0.6, len(lines) - 0.4)
 
@@ -143,12 +154,12 @@ def _improvement(summary: Summary, look: Look) -> Figure | None:
         return None
     figure, (axis,) = _panels(1)
     longest = max(len(x) + len(y) for x, y, _ in pairs)
-    figure.set_size_inches(WIDE + LETTER * longest, 0.8 + 0.28 * len(pairs))
+    figure.set_size_inches(1.3 * WIDE + LETTER * longest, 0.8 + 0.28 * len(pairs))
     lines = [Line(x, 0, {"p": found}) for x, _, found in pairs]
     _intervals(axis, lines, _of("p"), look)
     axis.set_yticks(range(len(pairs)), [f"{x} > {y}" for x, y, _ in reversed(pairs)])
     axis.axvline(0.5, color="#666666", linewidth=0.8, linestyle=":")
-    axis.set(xlim=(-0.02, 1.02), xlabel=f"probability of improvement, {scores.metric}")
+    axis.set(xlim=(-0.02, 1.02), xlabel=f"probability of improvement in {_plain(scores.metric)}")
     return figure
 
 
@@ -162,7 +173,9 @@ def _profile(summary: Summary, look: Look) -> Figure | None:
     for name, band in profiles.items():
         _band(axis, band, look[name], name)
     axis.set(
-        xlabel=f"final {summary.scores.metric}, normalised (τ)", ylabel="share of runs above τ", ylim=(-0.03, 1.03)
+        xlabel=f"final {_plain(summary.scores.metric)}, normalised (τ)",
+        ylabel="share of runs above τ",
+        ylim=(-0.03, 1.03),
     )
     _legend(figure, axis)
     return figure
