@@ -73,10 +73,10 @@ def _loaded(folder: RunFolder, *, best: bool) -> tuple[LocalPolicy, dict[str, An
 def _pt2(policy: LocalPolicy, out: Path) -> None:
     import torch
 
-    torch.export.save(_exported(policy), str(out))
+    torch.export.save(exported(policy), str(out))
 
 
-def _exported(policy: LocalPolicy) -> Any:
+def exported(policy: LocalPolicy) -> Any:
     """The policy as a graph for any number of places."""
     import torch
 
@@ -96,7 +96,7 @@ def _onnx(policy: LocalPolicy, out: Path) -> None:
     from tools.deployed import INPUTS, OUTPUTS
 
     names = {"input_names": list(INPUTS), "output_names": [OUTPUTS[0], f"{OUTPUTS[1]}_after"]}
-    torch.onnx.export(_exported(policy), (), str(out), dynamo=True, external_data=False, verbose=False, **names)
+    torch.onnx.export(exported(policy), (), str(out), dynamo=True, external_data=False, verbose=False, **names)
 
 
 WRITERS = {"pt2": _pt2, "onnx": _onnx}
