@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch.nn.functional import one_hot
 from controllers.base import Controller
 from core.config import ConfigError
 from core.specs import EnvSpec, TimeStep
+from modules.agents.separate import SeparateAgents
 
 INPUTS = ("obs", "last", "avail", "agent", "hidden")
 OUTPUTS = ("action", "hidden")
 
 
 class LocalPolicy(nn.Module):
-    """What one agent does, by the controller's own code: the other agents' places are filled with zeros.
+    """What one agent does, by the controller's own code: where the others stand there are zeros.
 
     The same file serves every agent, whose number is an input, whether or not agents share parameters.
     """
@@ -29,7 +31,9 @@ class LocalPolicy(nn.Module):
             ConfigError: an agent's action depends on what others observe.
         """
         super().__init__()
-        self.controller = controller.eval()
+        self.controller = copy.deepcopy(controller).eval()
+        if isinstance(controller.agent, SeparateAgents):
+            self.controller.agent = OneByOne(controller.agent)
         self.spec: EnvSpec = controller.spec
         self.mode = controller.test_modes[0]
         if self._listens():
@@ -37,64 +41,75 @@ class LocalPolicy(nn.Module):
             raise ConfigError([f"mac={controller.settings['mac']} cannot be exported for one agent: {why}"])
 
     def forward(self, obs: Tensor, last: Tensor, avail: Tensor, agent: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of one agent in each of b places.
+        """One step of one agent.
 
         Args:
-            obs: [b, o] what it observes, padded with zeros to the longest observation.
-            last: [b, a] its last action, one-hot (in a box the action itself); zeros at the start.
-            avail: [b, a] which actions it may take; all true in a box.
-            agent: [b] its number, from 0.
-            hidden: [b, h] what the last call returned; zeros at the start.
+            obs: [o] what it observes, padded with zeros to the longest observation.
+            last: [a] its last action, one-hot (in a box the action itself); zeros at the start.
+            avail: [a] which actions it may take; all true in a box.
+            agent: [] its number, from 0.
+            hidden: [h] what the last call returned; zeros at the start.
 
         Returns:
-            Its action, [b] or in a box [b, a], and its memory, [b, h].
+            Its action, [] or in a box [a], and its memory, [h].
         """
-        own = one_hot(agent, self.spec.n_agents).bool()
-        action, after = self.team(
-            *(torch.where(own[..., None], x[:, None], torch.zeros_like(x)[:, None]) for x in (obs, last)),
-            avail[:, None] | ~own[..., None],
-            torch.where(own[..., None], hidden[:, None], torch.zeros_like(hidden)[:, None]),
-        )
-        return self._of(own, action), self._of(own, after)
+        own = one_hot(agent, self.spec.n_agents).bool()[:, None]
+        alone = [torch.where(own, x, torch.zeros_like(x))[None] for x in (obs, last, hidden)]
+        action, after = self.team(alone[0], alone[1], (avail | ~own)[None], alone[2])
+        return self._of(own, action[0]), self._of(own, after[0])
 
     def team(self, obs: Tensor, last: Tensor, avail: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All agents at once, as in a test: [b, n, ·] each."""
-        b = obs.shape[0]  # len() would fix the number of places in the exported graph
-        step = TimeStep(obs, obs.new_zeros(b, self.spec.state_dim), avail, self._extras(b))
+        step = TimeStep(obs, obs.new_zeros(len(obs), self.spec.state_dim), avail, self._extras(len(obs)))
         rng = torch.Generator()  # the same numbers at each call, for those that draw in tests, too
         acted = self.controller.act(step, last, hidden, t_env=0, mode=self.mode, rng=rng)
         return acted.action, acted.hidden
 
-    def example(self, b: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Arguments of ``forward`` for b places, of the right shapes and types."""
-        rng, spec = torch.Generator().manual_seed(seed), self.spec
-        width = self.controller.initial_hidden(1).shape[-1]
-        agent = torch.arange(b) % spec.n_agents
-        avail = torch.ones(b, spec.n_actions, dtype=torch.bool)
-        hidden = torch.zeros(b, width)
-        return torch.randn(b, spec.obs_dim, generator=rng), torch.zeros(b, spec.n_actions), avail, agent, hidden
+    def example(self) -> tuple[Tensor, ...]:
+        """Arguments of ``forward`` at the start of an episode, of the right shapes and types."""
+        spec, width = self.spec, self.controller.initial_hidden(1).shape[-1]
+        avail = torch.ones(spec.n_actions, dtype=torch.bool)
+        return torch.zeros(spec.obs_dim), torch.zeros(spec.n_actions), avail, torch.tensor(0), torch.zeros(width)
 
     def _extras(self, b: int) -> dict[str, Tensor]:
         return {name: torch.zeros(b, *shape, dtype=torch.bool) for name, shape in self.spec.extras.items()}
 
     @staticmethod
     def _of(own: Tensor, x: Tensor) -> Tensor:
-        """The entry of the agent itself; exactly, as all others become 0."""
-        mask = own if x.dim() == 2 else own[..., None]
-        return torch.where(mask, x, torch.zeros_like(x)).sum(1)
+        """The agent's own entry; exactly, as all others become 0."""
+        return torch.where(own if x.dim() == 2 else own[:, 0], x, torch.zeros_like(x)).sum(0)
 
     @torch.no_grad()
     def _listens(self) -> bool:
         """Whether the first agent acts or remembers otherwise when the others observe something else."""
-        obs, last, avail, _, hidden = (x[None] for x in self.example(self.spec.n_agents))
-        others = obs.clone()
-        others[:, 1:] += 1.0
-        seen = [self._first(x, last, avail, hidden) for x in (obs, others)]
+        n, rng = self.spec.n_agents, torch.Generator().manual_seed(0)
+        obs = torch.randn(1, n, self.spec.obs_dim, generator=rng)
+        _, last, avail, _, hidden = (x.expand(1, n, *x.shape) for x in self.example())
+        others = torch.cat([obs[:, :1], obs[:, 1:] + 1.0], 1)
+        seen = [[x[:, 0].float() for x in self.team(y, last, avail, hidden)] for y in (obs, others)]
         return any(not torch.allclose(a, b, atol=1e-5) for a, b in zip(*seen, strict=True))
 
-    def _first(self, obs: Tensor, last: Tensor, avail: Tensor, hidden: Tensor) -> list[Tensor]:
-        action, after = self.team(obs, last, avail, hidden)
-        return [action[:, 0].float(), after[:, 0]]
+
+class OneByOne(nn.Module):
+    """Networks of their own, called one after the other: torch.export has no rule for ``torch.vmap``'s batched call."""
+
+    def __init__(self, agents: SeparateAgents) -> None:
+        super().__init__()
+        self.agents, self.n = agents, agents.networks.n
+
+    def initial_hidden(self, b: int) -> Tensor:
+        """The agents'."""
+        return self.agents.initial_hidden(b)
+
+    def forward(self, obs: Tensor, last: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``SeparateAgents.forward``."""
+        state, places = self.agents.networks.state(), [slice(k, k + 1) for k in range(self.n)]
+        each = [
+            self.agents.single({name: p[k] for name, p in state.items()}, obs[:, :, at], last[:, :, at], hidden[:, at])
+            for k, at in enumerate(places)
+        ]
+        out, after = zip(*each, strict=True)
+        return torch.cat(out, 2), torch.cat(after, 1)
 
 
 def describe(policy: LocalPolicy) -> dict[str, Any]:

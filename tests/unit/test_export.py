@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def settings(name: str, **changes: Any) -> Settings:
-    config = load(ALGS / f"{name}.yaml") | {"env": "toy", "seed": 5, "batch_size_run": 8} | changes
+    config = load(ALGS / f"{name}.yaml") | {"env": "toy", "seed": 5, "batch_size_run": 4} | changes
     return resolve(merge(config, {"env_args": {"box": True}}) if acts_in_a_box(resolve(config)) else config)
 
 
@@ -49,6 +49,15 @@ def made(name: str, **changes: Any) -> Session:
     return session
 
 
+def alone(program: Any, obs: Tensor, last: Tensor, avail: Tensor, memory: Tensor) -> list[Tensor]:
+    """Every agent of every row by itself; actions and memories together again."""
+    b, n = obs.shape[:2]
+    calls = [
+        program(obs[k, i], last[k, i], avail[k, i], torch.tensor(i), memory[k, i]) for k in range(b) for i in range(n)
+    ]
+    return [torch.stack(list(parts)).unflatten(0, (b, n)) for parts in zip(*calls, strict=True)]
+
+
 def played(session: Session, program: Any) -> tuple[int, Tensor]:
     """Whole episodes of the team, and beside it every agent on its own; the steps, and all actions."""
     env, spec, controller = session.env, session.env.spec, session.controller
@@ -56,13 +65,13 @@ def played(session: Session, program: Any) -> tuple[int, Tensor]:
     trim, step = Trim(spec, "cpu"), env.reset()
     step = trim(step)
     last, hidden = torch.zeros(b, n, spec.n_actions), controller.initial_hidden(b)
-    agent, memory = torch.arange(n).repeat(b), torch.zeros(b * n, hidden.shape[-1])
+    memory = hidden
     running, taken, rng = torch.ones(b, dtype=torch.bool), [], torch.Generator()
     for _ in range(spec.episode_limit):
         acted = controller.act(step, last, hidden, t_env=0, mode=controller.test_modes[0], rng=rng)
-        own, memory = program(*(x.flatten(0, 1) for x in (step.obs, last, step.avail)), agent, memory)
-        torch.testing.assert_close(own.unflatten(0, (b, n)), acted.action, rtol=0, atol=0 if spec.discrete else 1e-6)
-        torch.testing.assert_close(memory.unflatten(0, (b, n)), acted.hidden, rtol=1e-5, atol=1e-6)
+        own, memory = alone(program, step.obs, last, step.avail, memory)
+        torch.testing.assert_close(own, acted.action, rtol=0, atol=0 if spec.discrete else 1e-4)
+        torch.testing.assert_close(memory, acted.hidden, rtol=1e-3, atol=1e-4)
         taken.append(acted.action)
         outcome = env.step(acted.action)
         step, hidden = trim(outcome.next), acted.hidden
@@ -88,22 +97,23 @@ def test_each_agent_alone_acts_as_the_team(family: str):
 def test_a_wrong_number_or_memory_is_noticed():
     session = made("qmix")
     policy = LocalPolicy(session.controller)
-    obs, last, avail, agent, hidden = policy.example(12)
-    right = policy(obs, last, avail, agent, hidden)
-    other = policy(obs, last, avail, agent.roll(1), hidden)
-    assert not torch.allclose(right[1], other[1])
-    assert not torch.allclose(right[1], policy(obs, last, avail, agent, hidden + 0.5)[1])
+    _, last, avail, agent, hidden = policy.example()
+    obs = torch.randn(session.env.spec.obs_dim, generator=torch.Generator().manual_seed(2))
+    right = policy(obs, last, avail, agent, hidden)[1]
+    assert not torch.allclose(right, policy(obs, last, avail, agent + 1, hidden)[1])
+    assert not torch.allclose(right, policy(obs, last, avail, agent, hidden + 0.5)[1])
     session.close()
 
 
 def test_unavailable_actions_are_never_taken():
     session = made("qmix")
     policy = LocalPolicy(session.controller)
-    obs, last, avail, agent, hidden = policy.example(40)
-    best = policy(obs, last, avail, agent, hidden)[0]
-    avail = avail & ~one_hot(best, avail.shape[1]).bool()
-    again = policy(obs, last, avail, agent, hidden)[0]
-    assert avail.gather(1, again[:, None]).all() and not (again == best).any()
+    obs, last, avail, agent, hidden = policy.example()
+    taken = []
+    while avail.any():
+        taken.append(int(policy(obs, last, avail, agent, hidden)[0]))
+        avail[taken[-1]] = False
+    assert sorted(taken) == list(range(len(avail)))
     session.close()
 
 
@@ -122,13 +132,13 @@ def test_the_command_writes_a_file_that_needs_no_cofactor(tmp_path: Path, capsys
     facts = json.loads((folder.path / "policy.pt2.json").read_text())
     assert facts["run"] == folder.path.name and facts["format"] == "pt2"
     program = torch.export.load(str(path)).module()
-    b, inputs = 3, facts["inputs"]
+    inputs = facts["inputs"]
     given = [
-        torch.zeros(b, *shape, dtype=getattr(torch, kind)) if kind != "bool" else torch.ones(b, *shape).bool()
+        torch.zeros(tuple(shape), dtype=getattr(torch, kind)) if kind != "bool" else torch.ones(tuple(shape)).bool()
         for kind, *shape in inputs.values()
     ]
     action, hidden = program(*given)
-    assert action.shape == (b,) and hidden.shape == (b, inputs["hidden"][1])
+    assert action.shape == () and list(hidden.shape) == inputs["hidden"][1:]
 
 
 def test_onnx_is_refused_with_the_remedy_where_it_is_not_installed(tmp_path: Path, capsys, monkeypatch):
