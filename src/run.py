@@ -212,16 +212,21 @@ class Session:
         if by not in (None, AUTO, *reported):
             raise ConfigError([f"'best_by' is '{by}', which tests do not report.{did_you_mean(by, reported)}"])
 
-    def evaluate(self, mode: str, episodes: int) -> dict[str, torch.Tensor]:
+    def evaluate(self, mode: str, episodes: int, *, afresh: bool = False) -> dict[str, torch.Tensor]:
         """Plays without learning, on an environment and random numbers of its own: training never notices.
+
+        Args:
+            mode: one of the controller's.
+            episodes: how many.
+            afresh: other episodes than those of a test at this step, which a policy may have been chosen by.
 
         Returns:
             Per metric one value for each of ``episodes`` episodes.
         """
-        env = self._testing_env(episodes)
+        env, which = self._testing_env(episodes), (self.progress.t_env, *[1] * afresh)
         if env.native:
-            env.seed_rows(self.streams.seed("eval", self.progress.t_env))
-        rng = self.streams.generator("eval", env.device, self.progress.t_env)
+            env.seed_rows(self.streams.seed("eval", *which))
+        rng = self.streams.generator("eval", env.device, *which)
         runner = self.settings.build("runner", env, self.controller, rng=rng)
         rounds: list[dict[str, torch.Tensor]] = []
         for _ in range(-(-episodes // env.n_envs)):

@@ -24,7 +24,7 @@ def evaluate(settings: Settings, folder: RunFolder, *, best: bool = False) -> li
     Args:
         settings: the run's, with what is changed for the evaluation.
         folder: the run's.
-        best: the policy that tested best instead of the last one.
+        best: the policy that tested best instead of the last one, on other episodes than it was chosen by.
 
     Returns:
         What is written to ``evaluations.jsonl``.
@@ -37,7 +37,7 @@ def evaluate(settings: Settings, folder: RunFolder, *, best: bool = False) -> li
     session = trained.load(settings, folder, best=best)
     try:
         modes = session.controller.test_modes
-        results = [_result(settings, folder, session, mode) | {"checkpoint": BEST if best else LAST} for mode in modes]
+        results = [_result(settings, folder, session, mode, best=best) for mode in modes]
     finally:
         session.close()
     with (folder.path / EVALUATIONS).open("a", encoding="utf-8") as file:
@@ -46,11 +46,12 @@ def evaluate(settings: Settings, folder: RunFolder, *, best: bool = False) -> li
     return results
 
 
-def _result(settings: Settings, folder: RunFolder, session: Any, mode: str) -> dict[str, Any]:
-    stats = session.evaluate(mode, settings["test_nepisode"])
+def _result(settings: Settings, folder: RunFolder, session: Any, mode: str, *, best: bool) -> dict[str, Any]:
+    stats = session.evaluate(mode, settings["test_nepisode"], afresh=best)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": folder.record.get("label", ""),
+        "checkpoint": BEST if best else LAST,
         "mode": mode,
         "prefix": "test_" if mode == session.controller.test_modes[0] else f"test_{mode}_",
         "greedy": bool(settings.get("test_greedy", True)),
