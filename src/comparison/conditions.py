@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from comparison.groups import Groups
@@ -16,8 +17,7 @@ def conditions(groups: Groups) -> list[str]:
     """One line for each fact, with all of its values."""
     runs = [run for own in groups.values() for run in own]
     lines = [_line(key, read, runs) for key, read in (SAME_EVERYWHERE | SAME_IN_ENVIRONMENT | SAME_ON_TASK).items()]
-    for name in _VERSIONS:
-        lines.append(_line(name, lambda run, name=name: run.facts.get("versions", {}).get(name), runs))
+    lines += [_line(name, partial(_version, name), runs) for name in _VERSIONS]
     lines.append(_line("machine", _machine, runs))
     seeds = {name: sorted({run.seed for run in own}) for name, own in groups.items()}
     return [*lines, *(f"seeds of {name}: {', '.join(map(str, own))}" for name, own in seeds.items())]
@@ -25,6 +25,10 @@ def conditions(groups: Groups) -> list[str]:
 
 def _line(key: str, read: Callable[[Run], Any], runs: list[Run]) -> str:
     return f"{key}: {', '.join(sorted({str(read(run)) for run in runs}))}"
+
+
+def _version(name: str, run: Run) -> Any:
+    return run.facts.get("versions", {}).get(name)
 
 
 def _machine(run: Run) -> str:

@@ -30,6 +30,7 @@ def from_mongo(url: str, db_name: str, words: Sequence[str], prefixes: tuple[str
     """
     url, name, host = parse_address(url, db_name)
     try:
+        client: pymongo.MongoClient[dict[str, Any]]
         with pymongo.MongoClient(url, serverSelectionTimeoutMS=WAIT_MS) as client:
             database = client[name]
             entries = list(database.runs.find({}, {"captured_out": 0, "experiment.sources": 0}).sort("_id", 1))
@@ -69,7 +70,7 @@ def _curves(metrics: Any, number: Any, prefixes: tuple[str, ...]) -> Series:
 
 def _run(entry: dict[str, Any], curves: Series, where: str) -> Run:
     info, experiment = entry.get("info") or {}, entry.get("experiment") or {}
-    repository = next(iter(experiment.get("repositories") or []), {})
+    repository: dict[str, Any] = next(iter(experiment.get("repositories") or []), {})
     facts = {
         "engine": info.get("engine"),
         "game_version": info.get("game_version"),

@@ -12,7 +12,7 @@ from typing import Any
 from comparison.groups import Groups
 from comparison.runs import HARMLESS, Run
 from core import cli
-from core.config import ConfigError, load, resolve
+from core.config import ConfigError, load, merge, resolve
 
 FEWEST, PREFERRED = 5, 10
 """Seeds that a comparison should have (Gorsane et al. 2022)."""
@@ -63,7 +63,7 @@ def _place(run: Run) -> dict[str, Any]:
 def command(run: Run, changes: Mapping[str, Any]) -> str:
     """The command line of a run like ``run`` with other values."""
     config = {key: value for key, value in run.config.items() if key not in HARMLESS}
-    config |= {"results_dir": _results(run)} | changes
+    config |= {"results_dir": _results(run), **changes}
     files = [("algs", run.name), ("envs", _environment(run))]
     if any(name not in cli.names(kind) for kind, name in files):
         return f"{run.facts.get('command', run.name)}  (with {_words(changes)})"
@@ -98,7 +98,7 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All keys with their present defaults; only the files' own where these cannot be resolved."""
     config: dict[str, Any] = {}
     for layer in layers:
-        config |= layer | {"env_args": {**config.get("env_args", {}), **(layer.get("env_args") or {})}}
+        config = merge(config, layer)
     try:
         return dict(resolve(config))
     except ConfigError:

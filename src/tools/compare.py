@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,10 +213,8 @@ def _raw(path: Path, groups: Groups, scores: Sequence[Scores]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "task", "algorithm", "seed", "run", "mark", "value"])
-        for one in scores:
-            for algorithm, runs in groups.items():
-                for run in runs:
-                    at = run.at_marks(one.metric)
-                    rows = ((mark, at[mark]) for mark in one.marks[run.task].tolist())
-                    name = Path(run.source).name
-                    writer.writerows([one.metric, run.task, algorithm, run.seed, name, *row] for row in rows)
+        runs = [(algorithm, run) for algorithm, own in groups.items() for run in own]
+        for one, (algorithm, run) in product(scores, runs):
+            at, name = run.at_marks(one.metric), Path(run.source).name
+            rows = ([mark, at[mark]] for mark in one.marks[run.task].tolist())
+            writer.writerows([one.metric, run.task, algorithm, run.seed, name, *row] for row in rows)

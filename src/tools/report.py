@@ -103,7 +103,7 @@ def page(runs: Sequence[Run], out: Path) -> str:
 
 
 def _data(groups: Groups, tasks: Sequence[str]) -> dict[str, Any]:
-    runs = [
+    runs: list[dict[str, Any]] = [
         {"group": name, "task": run.task, "curves": {metric: _points(curve) for metric, curve in run.curves.items()}}
         for name, own in groups.items()
         for run in own
