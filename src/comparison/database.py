@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pymongo
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from comparison.runs import Run
@@ -32,7 +33,7 @@ def from_mongo(url: str, db_name: str, words: Sequence[str], prefixes: tuple[str
     try:
         client: pymongo.MongoClient[dict[str, Any]]
         with pymongo.MongoClient(url, serverSelectionTimeoutMS=WAIT_MS) as client:
-            database = client[name]
+            database: Database[dict[str, Any]] = client[name]
             entries = list(database.runs.find({}, {"captured_out": 0, "experiment.sources": 0}).sort("_id", 1))
             chosen = _chosen(entries, words, f"{host}/{name}")
             return [
