@@ -66,7 +66,7 @@ def _plain(metric: str) -> str:
 
 
 def _panels(number: int, *, columns: int = COLUMNS) -> tuple[Figure, list[Any]]:
-    across = min(number, columns)
+    across = min(number, columns if number != 2 * (columns - 1) else columns - 1)  # four are two by two
     down = -(-number // across)
     figure = Figure(figsize=(max(WIDE * across, LEAST) + 0.6, HIGH * down + 0.5), layout="constrained")
     axes = [figure.add_subplot(down, across, i + 1) for i in range(number)]

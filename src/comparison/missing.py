@@ -108,8 +108,15 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> list[str]:
     """KEY=VALUE of what is not as it is by default; what is as absent as before is left out."""
     return [
-        f"{prefix}{key}={value}" for key, value in values.items() if key != "env_args" and value != defaults.get(key)
+        f"{prefix}{key}={_literal(value)}"
+        for key, value in values.items()
+        if key != "env_args" and value != defaults.get(key)
     ]
+
+
+def _literal(value: Any) -> str:
+    """``value`` so that the command line reads it as what it is: '7' is text only with its quotes."""
+    return repr(value) if isinstance(value, str) and cli.literal(value) != value else str(value)
 
 
 def _words(changes: Mapping[str, Any]) -> str:

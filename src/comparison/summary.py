@@ -13,13 +13,15 @@ from stats import aggregate
 from stats.bootstrap import Statistic, estimate
 
 QUANTITIES = ("final", "area", "absolute")
+FEWEST = 2
+"""Runs that an interval needs."""
 POINTS = 101
 """Thresholds of a performance profile."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and the interval in which it would lie with other seeds."""
+    """A number, and the interval in which it would lie with other seeds; NaN where one run cannot tell of others."""
 
     value: float
     low: float
@@ -125,8 +127,14 @@ class Summary:
         return None if matrix is None else self._estimate(statistic, matrix)
 
     def _estimate(self, statistic: Statistic, *scores: np.ndarray) -> Estimate:
-        found = estimate(statistic, scores, np.random.default_rng(self.seed), self.resamples)
-        return Estimate(*(float(x) for x in found))
+        return Estimate(*(float(x) for x in self._bounded(statistic, *scores)))
 
     def _band(self, at: np.ndarray, statistic: Statistic, matrix: np.ndarray) -> Band:
-        return Band(at, *estimate(statistic, [matrix], np.random.default_rng(self.seed), self.resamples))
+        return Band(at, *self._bounded(statistic, matrix))
+
+    def _bounded(self, statistic: Statistic, *scores: np.ndarray) -> np.ndarray:
+        """Value, lower and upper bound; NaN for the bounds where all resamples are alike, being of a single run."""
+        found = estimate(statistic, scores, np.random.default_rng(self.seed), self.resamples)
+        if min(len(one) for one in scores) < FEWEST:
+            found[1:] = np.nan
+        return found

@@ -6,6 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 import rich.table
 
@@ -59,7 +61,9 @@ def _improvement(summary: Summary) -> Table:
 def text(cell: Cell) -> str:
     """A cell in plain characters."""
     if isinstance(cell, Estimate):
-        digits = 3 if max(abs(cell.low), abs(cell.high)) < 10 else 1
+        digits = 3 if max(abs(x) for x in (cell.value, cell.low, cell.high) if isfinite(x)) < 10 else 1
+        if not isfinite(cell.low):
+            return f"{cell.value:.{digits}f}"
         return f"{cell.value:.{digits}f} [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
     return EMPTY if cell is None else str(cell)
 
@@ -117,6 +121,12 @@ def comma_separated(parts: Sequence[Table]) -> str:
     for table in parts:
         for row in table.rows:
             for name, cell in zip(table.head[1:], row[1:], strict=True):
-                numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell, None, None]
-                writer.writerow([table.title, row[0], name, *numbers])
+                writer.writerow([table.title, row[0], name, *_numbers(cell)])
     return file.getvalue()
+
+
+def _numbers(cell: Cell) -> list[Any]:
+    """Value, lower and upper bound; empty where there is none."""
+    if not isinstance(cell, Estimate):
+        return [cell, None, None]
+    return [x if isfinite(x) else None for x in (cell.value, cell.low, cell.high)]

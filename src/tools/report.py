@@ -83,11 +83,11 @@ def page(runs: Sequence[Run], out: Path) -> str:
 
     groups = grouped(runs)
     named = {id(run): name for name, own in groups.items() for run in own}
-    tasks = sorted({run.task for run in runs})
+    tasks, names = (sorted({getattr(run, kind) for run in runs}) for kind in ("task", "name"))
     data = json.dumps(_data(groups, tasks), separators=(",", ":"), allow_nan=False)
     return Template((PAGE / "report.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{', '.join(groups)} on {', '.join(tasks)}" if len(groups) * len(tasks) < 7 else "Runs"),
-        facts=html.escape(f"{len(runs)} runs of {len(groups)} algorithms on {len(tasks)} tasks"),
+        title=html.escape(f"{', '.join(names)} on {', '.join(tasks)}" if len(names) * len(tasks) < 7 else "Runs"),
+        facts=f"{_many(len(runs), 'run')} of {_many(len(groups), 'algorithm')} on {_many(len(tasks), 'task')}",
         style="".join((PAGE / name).read_text(encoding="utf-8") for name in STYLES),
         warnings=_warnings(runs),
         runs=_runs(runs, named, out),
@@ -97,6 +97,10 @@ def page(runs: Sequence[Run], out: Path) -> str:
         data=data.replace("<", "\\u003c"),  # so that no text in it can end the element
         script=(PAGE / "report.js").read_text(encoding="utf-8"),
     )
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' if number != 1 else ''}"
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,14 @@ def test_a_missing_runs_command_keeps_what_makes_the_variant():
     assert "lr=0.1" in other.command.split()
 
 
+def test_a_missing_runs_command_says_values_as_they_are():
+    odd = {"env_args": {"difficulty": "5", "sight_range": None, "replay_prefix": "a b"}, "grad_norm_clip": 1e-5}
+    (one,) = missing(grouped([run(seed=0, **odd), run("vdn", 0), run("vdn", 1)]), None)
+    settings = cli.compose(cli.parse(shlex.split(one.command)[2:]))
+    assert settings["grad_norm_clip"] == 1e-5
+    assert {key: settings["env_args"][key] for key in odd["env_args"]} == odd["env_args"]
+
+
 def test_seeds_can_be_asked_for():
     assert [one.seed for one in missing(grouped([run(seed=0), run(seed=4)]), [0, 1, 2])] == [1, 2]
 
@@ -218,6 +227,17 @@ def test_improvement_is_that_of_final_scores():
     runs += [run("vdn", s, won=(0, 0, 0, w)) for s, w in ((0, 0.4), (1, 0.5))]
     found = Summary(scores(runs), 100, 0).improvement()
     assert found["qmix", "vdn"].value == pytest.approx(0.75) and found["vdn", "qmix"].value == pytest.approx(0.25)
+
+
+def test_one_run_has_no_interval():
+    runs = [run(seed=0), run("vdn", 0), run("vdn", 1, won=(0, 0, 0, 0.2))]
+    one, two = Summary(scores(runs), 100, 0).on("sc2/3m")
+    assert one.values["final"].value == 0.8 and np.isnan(one.values["final"].low)
+    assert two.values["final"].low == pytest.approx(0.2) and two.values["final"].high == pytest.approx(0.8)
+    table = Table("t", ["", "final"], [["one", one.values["final"]], ["two", two.values["final"]]])
+    assert "| one | 0.800 |\n| two | 0.500 [0.200, 0.800] |" in markdown(table)
+    assert "t,one,final,0.8,,\n" in comma_separated([table])
+    assert np.isnan(Summary(scores(runs), 100, 0).improvement()["qmix", "vdn"].high)
 
 
 def test_the_absolute_metric_is_of_the_best_policy_and_of_the_right_mode():
