@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gaussian_mac": ("mappo", {"mac": "gaussian_mac"}),
     "squashed_mac": ("fop_continuous", {}),
 }
+QUICK, SLOW = ("basic_mac", "policy_mac, separate", "conditional_mac", "deterministic_mac"), pytest.mark.slow
 
 
 def settings(name: str, **changes: Any) -> Settings:
@@ -82,7 +83,7 @@ def played(session: Session, program: Any) -> tuple[int, Tensor]:
     return len(taken), torch.stack(taken)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in FAMILIES])
 @torch.no_grad()
 def test_each_agent_alone_acts_as_the_team(family: str):
     name, changes = FAMILIES[family]
@@ -148,6 +149,7 @@ def test_onnx_is_refused_with_the_remedy_where_it_is_not_installed(tmp_path: Pat
     assert "pip install onnx onnxscript" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_onnx_acts_as_the_team(tmp_path: Path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
