@@ -239,7 +239,7 @@ def test_mistakes_while_playing_end_the_run(stand_in: Any):
         crew.answers()
 
 
-def test_silence_is_a_loss_but_not_an_answer_that_waits_to_be_read(stand_in: Any):
+def test_silence_is_a_loss(stand_in: Any):
     crew, ray, clock = stand_in
     crew.answers()
     ray.ends = {"start1": None, "start2": None}
@@ -249,6 +249,18 @@ def test_silence_is_a_loss_but_not_an_answer_that_waits_to_be_read(stand_in: Any
     clock[0] += 101  # the learner took its time
     assert [result for _, result in crew.answers()] == ["episodes"]
     assert states(crew) == [AWAY, IDLE] and crew.actors_lost == 1
+
+
+def test_answers_that_wait_for_the_learner_are_no_losses(stand_in: Any):
+    crew, ray, clock = stand_in
+    crew.answers()
+    ray.ends = {"start1": None, "start2": None}
+    crew.answers(), crew.answers()
+    ray.ends = {work(crew, ray, seat): seat for seat in (0, 1)}
+    clock[0] += 101
+    found = crew.answers() + crew.answers()  # one at a time: the other one waits
+    assert [result for _, result in found] == [0, 1]
+    assert crew.actors_lost == 0
 
 
 def test_a_run_without_actors_ends(stand_in: Any):
