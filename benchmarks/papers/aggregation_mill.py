@@ -37,7 +37,7 @@ COLUMNS = ["environment", "algorithm", "seed", "t_env", "return", "success", "cp
 ALGORITHMS = {"dop_deterministic": "DOP, deterministic", "maddpg_continuous": "MADDPG"}
 TESTS, EPISODES = 10, 64
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "aggregation": {"t_max": 30_000, "env_args": {"n_agents": 3, "arena": 0.5, "reach": 0.3}},
+    "aggregation": {"t_max": 100_000, "env_args": {"n_agents": 3, "arena": 0.5, "reach": 0.3}},
     "mill": {"t_max": 8_000, "env_args": {}},
 }
 SHARED = {

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__)
 COLUMNS = ["algorithm", "seed", "t_env", "explore_won", "won", "ep_length", "final", "cpu_s"]
-LAST, EVERY = 200_000, 10_000
+LAST, EVERY = 300_000, 10_000
 """Environment steps of a run, and between two tests."""
 LEARNED, TIMES = 0.95, 3
 """A run ends earlier after so many tests in a row with at least this success."""

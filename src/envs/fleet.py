@@ -234,6 +234,10 @@ class Fleet:
         self._memory = nameless_file()
         self._selector = selectors.DefaultSelector()
         self.places = [Place(row) for row in range(n_rows)]
+        self._absent = set(range(n_rows))
+        """Rows whose worker is waiting or starting: mostly none, and then a turn is cheap."""
+        self._deadline = 0.0
+        """When the latest command is to be obeyed."""
         self.close = weakref.finalize(self, _shut_down, self.places)
         self.make_ready(range(n_rows))
 
@@ -262,8 +266,9 @@ class Fleet:
             assert place.worker is not None
             place.worker.send(doing, messages[place.row])
             self._expect(place, State.BUSY, patience)
+        self._deadline = time.monotonic() + patience
         replies: dict[int, bytes] = {}
-        while any(place.state is State.BUSY for place in asked):
+        while len(replies) < len(asked) and any(place.state is State.BUSY for place in asked):
             replies |= self._turn()
         return replies
 
@@ -304,15 +309,12 @@ class Fleet:
 
     def _turn(self) -> dict[int, bytes]:
         """Starts who is due, waits for the next thing to happen, and deals with it; replies to commands by row."""
-        self._start_waiting()
-        now = time.monotonic()
-        events = self._selector.select(max(0.0, self._next_due() - now))
+        if self._absent:
+            self._start_waiting()
+        due, now = self._next_due(), time.monotonic()
+        events = self._selector.select(max(0.0, due - now))
         ready = {key.data for key, _ in events}
-        late = {
-            place.row
-            for place in self.places
-            if place.state in (State.STARTING, State.BUSY) and place.due <= now and place.row not in ready
-        }
+        late = self._late(now) - ready if due <= now else set()
         replies: dict[int, bytes] = {}
         failures: dict[int, LostWorkerError] = {}
         for row in sorted(ready | late):
@@ -322,6 +324,11 @@ class Fleet:
                 failures[row] = failure
         self._replace(failures)
         return replies
+
+    def _late(self, now: float) -> set[int]:
+        """Rows that should have answered by ``now``."""
+        owing = (State.STARTING, State.BUSY)
+        return {place.row for place in self.places if place.state in owing and place.due <= now}
 
     def _hear(self, place: Place, late: bool, replies: dict[int, bytes]) -> None:
         """Takes what a worker has to say."""
@@ -334,6 +341,7 @@ class Fleet:
             replies[place.row] = text
         else:
             self._introduce(worker, pickle.loads(text))
+            self._absent.discard(place.row)
         place.state = State.IDLE
 
     def _introduce(self, worker: Worker, about: About) -> None:
@@ -378,6 +386,7 @@ class Fleet:
             self._selector.unregister(fd)
         worker.stop(grace)
         place.worker, place.state, place.due = None, State.WAITING, due
+        self._absent.add(place.row)
 
     def _start_waiting(self) -> None:
         starting = sum(place.state is State.STARTING for place in self.places)
@@ -401,6 +410,8 @@ class Fleet:
 
     def _next_due(self) -> float:
         """When something is to be done although nothing has happened."""
+        if not self._absent:
+            return self._deadline
         starting = sum(place.state is State.STARTING for place in self.places)
         room = starting < self.care.max_starting
         return min(

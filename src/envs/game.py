@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,40 +17,32 @@ HEIGHTS = 9
 """Numbers that ``obs_terrain_height`` adds to an observation."""
 
 
-class Kind(Protocol):
-    """What the environments on StarCraft II's maps tell of themselves."""
+@dataclass(frozen=True)
+class Game:
+    """What is played."""
 
+    name: str
+    """Of the environment, in labels."""
     package: str
-
-    def battle_map(self, cfg: Any) -> BattleMap:
-        """The map."""
-
-    def upstream(self, cfg: Any) -> dict[str, Any]:
-        """The arguments of upstream's environment."""
+    """Upstream's."""
+    options: dict[str, Any]
+    """The arguments of upstream's environment, apart from the seed."""
+    map: BattleMap
 
 
 class GameEnv(WorkerEnv):
     """Battles on StarCraft II, through upstream's package."""
 
-    def __init__(self, kind: Kind, name: str, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
-        """Starts the games.
-
-        Args:
-            kind: the environment's class.
-            name: what it is called in labels.
-            cfg: settled.
-            n_envs: games.
-            device: of the tensors that are shown.
-            seed: of all games' seeds.
-        """
-        self.map, self._name = kind.battle_map(cfg), name
-        shown = {"sight_range": cfg.sight_range, "obs_allies": cfg.obs_allies, "sizes": _sizes(self.map, cfg)}
-        kwargs = {"package": kind.package, "options": kind.upstream(cfg), **shown}
-        super().__init__(cfg, n_envs, device, seed, source=Source(factory=kind.package, api="smac", kwargs=kwargs))
+    def __init__(self, game: Game, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
+        """Starts ``n_envs`` games; ``cfg`` is settled, ``seed`` that of all games' seeds."""
+        self.game = game
+        shown = {"sight_range": cfg.sight_range, "obs_allies": cfg.obs_allies, "sizes": _sizes(game.map, cfg)}
+        kwargs = {"package": game.package, "options": game.options, **shown}
+        super().__init__(cfg, n_envs, device, seed, source=Source(factory=game.package, api="smac", kwargs=kwargs))
 
     def label(self) -> str:
         """Environment, engine and map, for instance ``sc2-starcraft2/corridor``."""
-        return f"{self._name}-starcraft2/{self.map.name}"
+        return f"{self.game.name}-starcraft2/{self.game.map.name}"
 
 
 def _sizes(battle_map: BattleMap, cfg: Any) -> Mapping[str, int | None]:

@@ -50,7 +50,7 @@ class StarCraft2(SkirmishEnv):
     def install(cls) -> str:
         """How to get the game and SMAC."""
         return (
-            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
-            "points, copy SMAC's maps into its folder Maps/SMAC_Maps, and 'pip install "
-            "git+https://github.com/oxwhirl/smac.git' (the package called smac on PyPI is another project)"
+            "run ./install_sc2.sh (or put StarCraft II 4.10 for Linux in ~/StarCraftII or where SC2PATH points, with "
+            "SMAC's maps in its folder Maps/SMAC_Maps), and 'pip install --no-deps -r requirements-sc2.txt', which has "
+            "git+https://github.com/oxwhirl/smac.git (the package called smac on PyPI is another project)"
         )

@@ -62,10 +62,10 @@ class SMACv2(SkirmishEnv):
     @classmethod
     def unknown(cls, cfg: Config) -> list[str]:
         """Options of ours that SMACv2's code does not have."""
-        own = cls.battle_map(cfg)
-        changed = [name for name in ("sight_range", "obs_allies") if getattr(cfg, name) not in (None, getattr(own, name))]
+        own, told = cls.battle_map(cfg), ("sight_range", "obs_allies")
+        changed = [name for name in told if getattr(cfg, name) not in (None, getattr(own, name))]
         changed += [] if cfg.hides_lower_enemies else ["hides_lower_enemies"]
-        return [f"the game through upstream's code cannot honour {name}: upstream has no such option" for name in changed]
+        return [f"the game through upstream's code cannot honour {name}: it has no such option" for name in changed]
 
     @classmethod
     def map_file(cls, cfg: Config) -> str:  # noqa: ARG003 - all maps are drawn on one
@@ -93,9 +93,9 @@ class SMACv2(SkirmishEnv):
     def install(cls) -> str:
         """How to get the game and SMACv2."""
         return (
-            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
-            "points, copy SMACv2's map 32x32_flat.SC2Map into its folder Maps/SMAC_Maps, and 'pip install "
-            "git+https://github.com/oxwhirl/smacv2.git'"
+            "run ./install_sc2.sh (or put StarCraft II 4.10 for Linux in ~/StarCraftII or where SC2PATH points, with "
+            "SMACv2's map 32x32_flat.SC2Map in its folder Maps/SMAC_Maps), and 'pip install --no-deps -r "
+            "requirements-sc2.txt', which has git+https://github.com/oxwhirl/smacv2.git"
         )
 
     def get_env_info(self) -> dict[str, Any]:

@@ -238,9 +238,10 @@ def test_failures_in_a_row_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     env.close()
 
 
-def test_a_finished_episode_forgives(tmp_path: Path) -> None:
+def test_a_finished_episode_forgives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "BACK_OFF", 0.02)
     env = flaky(tmp_path / "log", 1, {"max_failures": 3}, doom=0.4, faults=("exit",))
-    lost = [play(env)[0] for _ in range(12)]
+    lost = [play(env)[0] for _ in range(20)]
     assert 4 <= sum(lost) == env.replaced()[0]
     env.close()
 

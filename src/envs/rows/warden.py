@@ -29,7 +29,7 @@ def main(lifeline: int, pipe: int, memory: int, dump: int) -> None:
     # SIG_IGN) is not inherited by the programs that a worker starts.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    scratch = _scratch_folder()
+    scratch, parent = _scratch_folder(), _sentinel(os.getppid())
     warden, worker = os.getpid(), os.fork()
     if worker == 0:
         os.close(lifeline)
@@ -40,7 +40,7 @@ def main(lifeline: int, pipe: int, memory: int, dump: int) -> None:
     for fd in (pipe, memory, dump):
         os.close(fd)
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(worker, signal.SIGUSR1))
-    _watch(worker, lifeline)
+    _watch(worker, [lifeline, *parent])
     status = _end_all(worker)
     _remove(scratch)
     _leave_as(status)
@@ -75,15 +75,26 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _watch(worker: int, lifeline: int) -> None:
-    """Returns when the worker has ended (its status is still unread) or the lifeline is closed at the other end."""
+def _sentinel(pid: int) -> list[int]:
+    """A file descriptor that becomes readable when that process ends, where the system has such."""
+    try:
+        return [os.pidfd_open(pid)]
+    except (AttributeError, OSError):
+        return []
+
+
+def _watch(worker: int, lifelines: list[int]) -> None:
+    """Returns when the worker has ended (its status is still unread), or a lifeline says that the main process is gone.
+
+    There are two, since a process that the main one has forked may hold the other end of the first open.
+    """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while not _ended(worker):
-        ready, _, _ = select.select([lifeline, woken], [], [])
-        if lifeline in ready:
+        ready, _, _ = select.select([*lifelines, woken], [], [])
+        if ready != [woken]:
             return
         os.read(woken, 4096)
 

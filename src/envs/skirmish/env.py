@@ -98,9 +98,10 @@ class SkirmishEnv(BatchedEnv):
         settled = cls.settle(cfg)
         if settled.engine == "skirmish":
             return cls(settled, n_envs, device, seed)
-        from envs.game import GameEnv
+        from envs.game import Game, GameEnv  # not needed where battles are simulated
 
-        return GameEnv(cls, cls.__module__.rpartition(".")[2], settled, n_envs, device, seed)
+        name, battle_map = cls.__module__.rpartition(".")[2], cls.battle_map(settled)
+        return GameEnv(Game(name, cls.package, cls.upstream(settled), battle_map), settled, n_envs, device, seed)
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         """Compiles the simulator's kernels when first reset."""
