@@ -7,7 +7,7 @@ o observation, s state, h hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -199,6 +199,34 @@ class EpisodeBatch:
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """A copy on ``device``; ``length`` stays in host memory."""
         return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
+    """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
+    longest = max(batch.mask.shape[1] for batch in batches)
+    grown = [_lengthened(batch, longest, spec) for batch in batches]
+
+    def cat(name: str) -> Tensor:
+        return torch.cat([getattr(batch, name) for batch in grown])
+
+    values: dict[str, Any] = {f.name: cat(f.name) for f in fields(EpisodeBatch) if f.name != "extras"}
+    extras = {name: torch.cat([batch.extras[name] for batch in grown]) for name in grown[0].extras}
+    return EpisodeBatch(**values, extras=extras)
+
+
+def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+    """The same episodes with more padding behind them, as it would have been from the start."""
+    more = steps - batch.mask.shape[1]
+    if not more:
+        return batch
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(x.shape[0], more, *x.shape[2:])], 1)
+
+    longer = batch.map(pad)
+    avail = longer.avail.clone()
+    avail[:, -more:] = spec.action_mask.to(avail.device)
+    return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.registry import ENVS
 from envs.skirmish.env import SkirmishEnv
-from envs.skirmish.maps import BattleMap, find_map
+from envs.skirmish.maps import MAPS, BattleMap, find_map
 from envs.skirmish.options import Options
 
 MYOPIC = "_myopic"
@@ -37,6 +37,11 @@ class StarCraft2(SkirmishEnv):
         return find_map(cfg.map_name)
 
     @classmethod
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on; the myopic ones are played on those of the ordinary names."""
+        return [name for name in MAPS if not name.endswith(MYOPIC)]
+
+    @classmethod
     def map_file(cls, cfg: Config) -> str:
         """SMAC's own map: the myopic ones differ in what is shown only."""
         return cfg.map_name.removesuffix(MYOPIC)
@@ -45,12 +50,3 @@ class StarCraft2(SkirmishEnv):
     def upstream(cls, cfg: Config) -> dict[str, Any]:
         """SMAC's arguments."""
         return super().upstream(cfg) | {"map_name": cls.map_file(cfg)}
-
-    @classmethod
-    def install(cls) -> str:
-        """How to get the game and SMAC."""
-        return (
-            "run ./install_sc2.sh (or put StarCraft II 4.10 for Linux in ~/StarCraftII or where SC2PATH points, with "
-            "SMAC's maps in its folder Maps/SMAC_Maps), and 'pip install --no-deps -r requirements-sc2.txt', which has "
-            "git+https://github.com/oxwhirl/smac.git (the package called smac on PyPI is another project)"
-        )

@@ -60,6 +60,11 @@ class SMACv2(SkirmishEnv):
         return generated(cfg.map_name, cfg.capability_config)
 
     @classmethod
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on."""
+        return ["32x32_flat"]
+
+    @classmethod
     def unknown(cls, cfg: Config) -> list[str]:
         """Options of ours that SMACv2's code does not have."""
         own, told = cls.battle_map(cfg), ("sight_range", "obs_allies")
@@ -88,15 +93,6 @@ class SMACv2(SkirmishEnv):
             team["exception_unit_types"] = []
         config["team_gen"] = team | config.get("team_gen", {})
         return super().upstream(cfg) | {"capability_config": config}
-
-    @classmethod
-    def install(cls) -> str:
-        """How to get the game and SMACv2."""
-        return (
-            "run ./install_sc2.sh (or put StarCraft II 4.10 for Linux in ~/StarCraftII or where SC2PATH points, with "
-            "SMACv2's map 32x32_flat.SC2Map in its folder Maps/SMAC_Maps), and 'pip install --no-deps -r "
-            "requirements-sc2.txt', which has git+https://github.com/oxwhirl/smacv2.git"
-        )
 
     def get_env_info(self) -> dict[str, Any]:
         """Upstream's description of the environment, with the number of an agent's own capabilities: its type's."""

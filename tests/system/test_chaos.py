@@ -120,7 +120,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 GAME = importlib.util.find_spec("pysc2") and importlib.util.find_spec("smac")
 needs_smac = pytest.mark.skipif(
-    not GAME, reason="smac is not installed: pip install --no-deps -r requirements-sc2.txt (docs/environments/sc2.md)"
+    not GAME, reason="smac is not installed: ./run.sh install sc2 (docs/environments/sc2.md)"
 )
 FATAL = {"crash", "exit", "hang", "stall", "drop", "error"}
 

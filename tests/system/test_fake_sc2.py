@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytest.importorskip("pysc2", reason="pysc2 is not installed: pip install --no-deps -r requirements-pysc2.txt")
+pytest.importorskip("pysc2", reason="pysc2 is not installed: ./run.sh install pysc2")
 
 from absl import flags
 from pysc2 import run_configs
@@ -248,7 +248,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def needs(package: str) -> pytest.MarkDecorator:
-    reason = f"{package} is not installed: pip install --no-deps -r requirements-sc2.txt"
+    reason = f"{package} is not installed: ./run.sh install sc2"
     return pytest.mark.skipif(find_spec(package) is None, reason=reason)
 
 

@@ -203,7 +203,7 @@ def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     with pytest.raises(ValueError) as error:
         StarCraft2.settle(config(engine="starcraft2"))
-    for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
+    for word in ("StarCraft II is not found", "SC2PATH", "./install_sc2.sh", "smac is another project"):
         assert word in str(error.value)
 
 

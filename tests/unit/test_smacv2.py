@@ -205,7 +205,7 @@ def test_results_are_never_labelled_smacv2(capsys: pytest.CaptureFixture[str]) -
     assert "not SMACv2 results" in box
     SMACv2.settle(settled)
     assert capsys.readouterr().err == ""
-    with pytest.raises(ValueError, match=r"(StarCraft II is not found|smacv2 .*not installed).*32x32_flat"):
+    with pytest.raises(ValueError, match=r"(StarCraft II is not found|smacv2 .*not installed).*install_sc2"):
         SMACv2.settle(published(engine="starcraft2"))
 
 

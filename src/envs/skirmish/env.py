@@ -50,6 +50,10 @@ _INFO = {
 """Upstream's info, by the tensors' names; the last only with ``continuing_episode``."""
 
 
+INSTALL = "To use it, start './run.sh install sc2' and './install_sc2.sh' (PyPI's package smac is another project)"
+"""How to get the game and upstream's packages."""
+
+
 class SkirmishEnv(BatchedEnv):
     """StarCraft II micromanagement, on the game itself or on our own simulator of it."""
 
@@ -134,8 +138,8 @@ class SkirmishEnv(BatchedEnv):
 
     @classmethod
     @abstractmethod
-    def install(cls) -> str:
-        """How to get the game and upstream's package."""
+    def map_files(cls) -> list[str]:
+        """The names of all of StarCraft II's maps that it can be played on, without their endings."""
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
@@ -149,7 +153,7 @@ class SkirmishEnv(BatchedEnv):
             problems.append(f"difficulty must be one of 1 to 9 or A, not '{cfg.difficulty}'")
         absent = installed.missing(cls.package, cls.map_file(cfg), cfg.game_version)
         if cfg.engine == "starcraft2" and absent:
-            raise ValueError(f"env_args.engine=starcraft2: {' and '.join(absent)}. To use it, {cls.install()}; "
+            raise ValueError(f"env_args.engine=starcraft2: {' and '.join(absent)}. {INSTALL}; "
                              "or choose env_args.engine=skirmish")  # fmt: skip
         if cfg.engine == "starcraft2" or (cfg.engine == "auto" and not absent):
             cfg = replace(cfg, engine="starcraft2", game_version=cfg.game_version or installed.DEFAULT_VERSION)
