@@ -19,6 +19,8 @@ from typing import Any
 Series = dict[str, list[tuple[int, float]]]
 """Metric name -> its (t_env, value) pairs in the order they were written."""
 
+Records = list[tuple[datetime, dict[str, Any]]]
+"""Some records of a journal, each with the UTC time at which it was written."""
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + len(b'00000000"}')
 _STAMP = len("2030-01-01T00:00:00.000000\n")
@@ -146,7 +148,7 @@ def read(path: Path | str) -> Iterator[dict[str, Any]]:
                 raise JournalError(f"{path}, line {number}: {error}") from None
 
 
-def timed(path: Path | str, at: Position) -> tuple[list[tuple[datetime, dict[str, Any]]], Position]:
+def timed(path: Path | str, at: Position) -> tuple[Records, Position]:
     """The next records, with the UTC time at which each was written, and the place after them.
 
     A bounded piece of the journal at a time; nothing at its end. A time that is missing is that of the last change.
@@ -164,6 +166,13 @@ def timed(path: Path | str, at: Position) -> tuple[list[tuple[datetime, dict[str
         except JournalError as error:
             raise JournalError(f"{path}, line {at.line + number}: {error}") from None
     return records, Position(at.byte + sum(map(len, lines)), at.line + len(lines))
+
+
+def points(records: Records) -> Iterator[tuple[str, int, float, datetime]]:
+    """The (metric, t_env, value, time) of records from ``timed``."""
+    for moment, record in records:
+        for name, value in record["values"].items():
+            yield name, record["t_env"], value, moment
 
 
 def times(path: Path) -> Path:

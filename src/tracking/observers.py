@@ -19,7 +19,7 @@ from sacred.observers import FileStorageObserver, RunObserver
 
 from core.config import masked
 from tracking.folder import RunFolder
-from tracking.journal import Position, timed
+from tracking.journal import Position, points, timed
 from tracking.plain import plain
 
 _BEAT_SECONDS = 30.0
@@ -201,10 +201,10 @@ def curves_of(journal: Path) -> dict[str, dict[str, list[Any]]]:
     curves: dict[str, dict[str, list[Any]]] = {}
     records, at = timed(journal, Position()) if journal.exists() else ([], Position())
     while records:
-        for moment, record in records:
-            for name, value in record["values"].items():
-                curve = curves.setdefault(name, {"steps": [], "values": [], "timestamps": []})
-                for field, item in (("steps", record["t_env"]), ("values", value), ("timestamps", moment.isoformat())):
-                    curve[field].append(item)
+        for name, step, value, moment in points(records):
+            curve = curves.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            curve["steps"].append(step)
+            curve["values"].append(value)
+            curve["timestamps"].append(moment.isoformat())
         records, at = timed(journal, at)
     return curves

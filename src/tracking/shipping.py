@@ -10,9 +10,8 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from sacred.dependencies import get_digest
 from core.config import masked
 from tracking.entry import directory, entry_of, output_of
 from tracking.folder import RunFolder
-from tracking.journal import Position, timed
+from tracking.journal import Position, Records, points, timed
 from tracking.mongo import CURVE_POINTS, Archive, Curve, Extent, MovedError, Points, curve_id
 from tracking.observers import say
 
@@ -202,7 +201,7 @@ class Shipment:
     def _send_points(self, records: Records) -> None:
         assert self._known is not None and self.run_id is not None
         new: dict[Curve, tuple[Extent, Points]] = {}
-        for name, step, value, moment in _points(records):
+        for name, step, value, moment in points(records):
             curve, offset = self._next(name)
             known = self._known.setdefault(curve, Extent())
             if offset >= known.n and curve not in self.refused:
@@ -213,7 +212,7 @@ class Shipment:
         for curve in refused:
             say(f"warning: MongoDB refuses the metric '{curve.name}' ({refused[curve]}); {self.folder.journal} has it")
         self.refused |= refused
-        self.sent.points += sum(len(points.steps) for curve, (_, points) in new.items() if curve not in refused)
+        self.sent.points += sum(len(each.steps) for curve, (_, each) in new.items() if curve not in refused)
 
     def _next(self, name: str) -> tuple[Curve, int]:
         """Where the next point of a metric belongs."""
@@ -234,7 +233,7 @@ class Shipment:
             records, end = timed(self.folder.journal, end)
             if not records:
                 break
-            for name, step, value, _ in _points(records):
+            for name, step, value, _ in points(records):
                 curve, _ = self._next(name)
                 if curve not in journal:
                     journal[curve], ids[curve] = Extent(), curve_id(self._uid, self.run_id, curve)
@@ -253,15 +252,6 @@ class Shipment:
             self._passed.clear()
 
 
-Records = list[tuple[datetime, dict[str, Any]]]
-
-
-def _points(records: Records) -> Iterator[tuple[str, int, float, datetime]]:
-    for moment, record in records:
-        for name, value in record.get("values", {}).items():
-            yield name, record["t_env"], value, moment
-
-
 def points_of(journal: Path) -> dict[str, int]:
     """The number of points of each metric in a journal."""
     counts, at = Counter[str](), Position()
@@ -269,7 +259,7 @@ def points_of(journal: Path) -> dict[str, int]:
         records, at = timed(journal, at)
         if not records:
             break
-        counts.update(name for name, *_ in _points(records))
+        counts.update(name for name, *_ in points(records))
     return counts
 
 
