@@ -36,7 +36,12 @@ class Outcome:
     points: int = 0
     files: int = 0
     note: str = ""
-    failed: bool = False
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the database lacks something of it."""
+        return bool(self.error)
 
 
 def main(argv: list[str]) -> int:
@@ -109,7 +114,7 @@ def sync(folders: list[RunFolder], addresses: dict[Path, tuple[str, str]]) -> li
             archive = archives[addresses[folder.path]]
             outcome = Outcome(folder, folder.status)
             if archive in away:
-                outcome.note, outcome.failed = "not tried", True
+                outcome.note = outcome.error = "not tried"
             elif not _send(outcome, archive):
                 away.add(archive)
             outcomes.append(outcome)
@@ -129,12 +134,11 @@ def _send(outcome: Outcome, archive: Archive) -> bool:
             shipment.send(look=True)  # it may have been set back to its checkpoint meanwhile
             outcome.note = "still running: sync again when it has ended"
         if shipment.refused:
-            outcome.note, outcome.failed = f"refused: {', '.join(each.name for each in shipment.refused)}", True
+            outcome.error = f"refused: {', '.join(curve.name for curve in shipment.refused)}"
     except ConnectionFailure as error:
-        outcome.note, outcome.failed, reached = f"MongoDB at {archive.address} is not reachable", True, False
-        outcome.note += f" ({type(error).__name__})"
+        outcome.error, reached = f"MongoDB at {archive.address} is not reachable ({type(error).__name__})", False
     except (PyMongoError, ValueError, OSError, KeyError) as error:
-        outcome.note, outcome.failed = masked(f"{type(error).__name__}: {error}"), True
+        outcome.error = masked(f"{type(error).__name__}: {error}")
     outcome.number, outcome.points, outcome.files = shipment.run_id, shipment.sent.points, shipment.sent.files
     return reached
 
@@ -142,11 +146,13 @@ def _send(outcome: Outcome, archive: Archive) -> bool:
 def _print(outcomes: list[Outcome]) -> None:
     table = Table("run", "status", "number", "points sent", "files sent", "", box=None, pad_edge=False)
     for each in outcomes:
-        note = each.note or ("sent" if each.points or each.files else "was complete")
+        note = each.note or ("failed" if each.failed else "sent" if each.points or each.files else "was complete")
         number = "" if each.number is None else str(each.number)
         table.add_row(each.folder.path.name, each.status, number, f"{each.points:,}", f"{each.files:,}", note)
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
     console.print(table)
-    failed = sum(each.failed for each in outcomes)
-    points = sum(each.points for each in outcomes)
+    errors = [each for each in outcomes if each.failed and each.error != each.note]
+    for each in errors:
+        console.print(f"{each.folder.path.name} failed: {each.error}", soft_wrap=True, markup=False)
+    failed, points = sum(each.failed for each in outcomes), sum(each.points for each in outcomes)
     console.print(f"{len(outcomes)} runs, {points:,} points sent; {failed} failed", soft_wrap=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import itertools
 import json
-import math
 import threading
 
 import gridfs
@@ -15,16 +12,15 @@ import pytest
 from pymongo.errors import AutoReconnect, BulkWriteError
 
 from core.config import ConfigError
+from toy_tracking import NOW, Run
 from tracking import entry, journal, shipping
 from tracking.folder import RunFolder
-from tracking.journal import Journal, JournalError, series
+from tracking.journal import JournalError, series
 from tracking.mongo import Archive, parse_address, read_curves
-from tracking.observers import FileObserver
 from tracking.shipping import OutOfTimeError, Shipment, points_of
 
 secantus = pytest.importorskip("secantus", reason="SecantusDB, the embedded database server, is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-NOW = datetime.datetime(2030, 1, 1)
 _NUMBERS = itertools.count()
 
 
@@ -38,29 +34,6 @@ def client(tmp_path_factory):
 @pytest.fixture
 def archive(client):
     return Archive(client[f"d{next(_NUMBERS)}"], "here")
-
-
-class Run:
-    """A run folder as training leaves it."""
-
-    def __init__(self, where, seed=1):
-        source = where / "source.py"
-        source.write_text("x = 1\n")
-        self.folder = RunFolder.create({"name": "a", "seed": seed, "results_dir": str(where), "lr": 1.0}, "x")
-        self.folder.console.write_text("hello\n")
-        self.files = FileObserver(self.folder)
-        md5 = hashlib.md5(source.read_bytes()).hexdigest()
-        facts = {"name": "a", "base_dir": str(where), "sources": [("source.py", md5)]}
-        meta = {"uid": self.folder.record["uid"]}
-        self.files.started_event(facts, "train", {"hostname": "h"}, NOW, {"lr": 1.0, "seed": seed}, meta, None)
-        self.journal = Journal(self.folder.journal)
-
-    def log(self, *steps, **values):
-        for step in steps:
-            self.journal.write({"kind": "train", "t_env": step, "values": values or {"x": step / 2, "y": math.nan}})
-
-    def end(self, result=0.5):
-        self.files.completed_event(NOW, result)
 
 
 @pytest.fixture
