@@ -20,7 +20,7 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 from sacred.dependencies import get_digest
 
 from core.config import masked
-from tracking.entry import directory, entry_of, output_of
+from tracking.entry import CAPTURED_BYTES, directory, entry_of, output_of
 from tracking.folder import RunFolder
 from tracking.journal import Position, Records, points, timed
 from tracking.mongo import CURVE_POINTS, Archive, Curve, Extent, MovedError, Points, curve_id
@@ -32,6 +32,8 @@ DRAIN_SECONDS = 30.0
 _REST_SECONDS = (5.0, 60.0)
 """After a failure the database is left alone for the first time; the pause doubles up to the second."""
 _RETRY_SECONDS = 0.5
+_OUTPUT_SECONDS = 60.0
+"""Least time between two sendings of output of the greatest length."""
 _LOOKS = 10
 """Times that one pass looks again when somebody else changes the same run."""
 _TYPES = {".yaml": "text/yaml", ".json": "application/json", ".jsonl": "text/plain", ".log": "text/plain"}
@@ -73,7 +75,7 @@ class Shipment:
         self._at, self._passed = Position(), Counter[str]()
         self._files: dict[Path, tuple[Any, ObjectId]] = {}
         self._replaced: set[str] = set()
-        self._output: tuple[int, int] | None = None
+        self._printed, self._print_again = -1, 0.0
 
     def send(self, look: bool = False) -> bool:
         """Sends all that the database lacks; whether the run has begun. ``look`` asks anew what that is.
@@ -142,16 +144,20 @@ class Shipment:
         curves = [curve for curve, known in self._known.items() if known.n]
         ids = {curve.name: str(curve_id(self._uid, self.run_id, curve)) for curve in curves}
         entry["info"]["metrics"] = [{"name": name, "id": _id} for name, _id in ids.items()]
-        state = self.folder.console.stat() if self.folder.console.exists() else None
-        printed = (state.st_size, state.st_mtime_ns) if state else (0, 0)
-        if printed != self._output:
-            entry["captured_out"] = output_of(self.folder)
-        self.archive.save(self.run_id, entry, gone)
-        self._output = printed
+        self.archive.save(self.run_id, entry | self._new_output(), gone)
         for name, _id in artifacts.items():
             if self._target(name) in self._replaced:
                 self.archive.drop_older(self._target(name), _id)
         self._replaced.clear()
+
+    def _new_output(self) -> dict[str, str]:
+        """What was printed, if there is more than was sent; long output not at every beat, as it is sent as a whole."""
+        size = self.folder.console.stat().st_size if self.folder.console.exists() else 0
+        if size == self._printed or time.monotonic() < self._print_again:
+            return {}
+        text = output_of(self.folder)
+        self._printed, self._print_again = size, time.monotonic() + _OUTPUT_SECONDS * len(text) / CAPTURED_BYTES
+        return {"captured_out": text}
 
     def _target(self, name: str) -> str:
         """What Sacred calls an artifact's file."""

@@ -303,6 +303,26 @@ def test_only_the_end_of_long_output_and_of_long_traces_is_stored(run, archive):
     assert sum(map(len, found["fail_trace"])) == entry.TRACE_BYTES
 
 
+def test_long_output_is_not_sent_at_every_beat(run, archive, monkeypatch):
+    clock, saved = [0.0], []
+    monkeypatch.setattr(shipping.time, "monotonic", lambda: clock[0])
+    real = archive.save
+    monkeypatch.setattr(archive, "save", lambda run_id, entry, gone: (saved.append(entry), real(run_id, entry, gone)))
+    shipment = Shipment(run.folder, archive)
+
+    def sent(seconds, text, look=False):
+        clock[0] += seconds
+        with run.folder.console.open("a") as file:
+            file.write(text)
+        shipment.send(look)
+        return "captured_out" in saved[-1]
+
+    assert [sent(10, ""), sent(10, ""), sent(10, "more\n"), sent(10, "more\n")] == [True, False, True, True]
+    assert [sent(10, "x" * 1_000_000), sent(10, "y"), sent(10, ""), sent(10, "z")] == [True, False, False, True]
+    assert [sent(10, "last"), sent(1, "", look=True)] == [False, True]
+    assert archive.runs.find_one()["captured_out"].endswith("yzlast")
+
+
 def test_an_artifact_given_again_replaces_the_first_and_a_missing_one_is_left_out(run, archive):
     path = run.folder.path / "notes.yaml"
     shipment = Shipment(run.folder, archive)

@@ -210,6 +210,7 @@ def test_plain_values():
         "in": (True, {3, 1}),
         "path": __import__("pathlib").Path("/a"),
         "x": np.array(2),
+        "half": "a\udc80ä",
     }
     assert plain(value) == {
         "1": 0.5,
@@ -218,6 +219,7 @@ def test_plain_values():
         "in": [True, [1, 3]],
         "path": "/a",
         "x": 2,
+        "half": "a?ä",
     }
     assert type(plain(np.float64(1.5))) is float
     assert type(plain(np.bool_(True))) is bool
