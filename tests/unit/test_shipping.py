@@ -112,7 +112,7 @@ def test_a_run_that_never_started_has_nothing_to_send(tmp_path, archive):
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["new process", "same process"])
-@pytest.mark.parametrize(("again", "factor"), [((3, 4, 5), 1), ((3, 4, 5, 6, 7, 8), 3), ((), 1)])
+@pytest.mark.parametrize(("again", "factor"), [((3, 4, 5), 1), ((3, 4, 5), 3), ((3, 4, 5, 6, 7, 8), 3), ((), 1)])
 def test_a_journal_that_was_set_back_takes_the_curves_with_it(run, archive, again, factor, fresh):
     run.log(1, 2)
     cursor = run.journal.sync()
@@ -158,6 +158,7 @@ def test_what_is_lost_on_the_way_is_sent_again_once(run, archive, monkeypatch, m
             raise AutoReconnect("connection closed")
         return result
 
+    monkeypatch.setattr(shipping, "CURVE_POINTS", 4)
     shipment = Shipment(run.folder, archive)
     monkeypatch.setattr(pymongo.collection.Collection, method, faulty)
     for attempt in range(6):
@@ -171,6 +172,9 @@ def test_what_is_lost_on_the_way_is_sent_again_once(run, archive, monkeypatch, m
     assert faults
     shipment.send()
     assert same(stored(archive), series(run.folder.journal))
+    again = Shipment(run.folder, archive)
+    again.send()
+    assert again.sent.points == 0
     assert archive.runs.count_documents({}) == 1
 
 
@@ -225,6 +229,23 @@ def test_two_at_once_send_one_run_once(run, archive):
     assert not errors
     shipments[0].send()
     assert same(stored(archive), series(run.folder.journal))
+    assert archive.runs.count_documents({}) == 1
+
+
+def test_a_run_entered_twice_in_the_same_moment_has_one_number(run, archive, monkeypatch):
+    other = Shipment(run.folder, Archive(archive.database, "here"))
+    look = archive.runs.find_one
+
+    def too_early(query, *args, **kwargs):
+        found = look(query, *args, **kwargs)
+        if "meta.uid" in query and other.run_id is None:
+            other.send()
+        return found
+
+    monkeypatch.setattr(archive.runs, "find_one", too_early)
+    shipment = Shipment(run.folder, archive)
+    shipment.send()
+    assert (shipment.run_id, other.run_id) == (1, 1)
     assert archive.runs.count_documents({}) == 1
 
 
@@ -318,7 +339,7 @@ def test_long_output_is_not_sent_at_every_beat(run, archive, monkeypatch):
         return "captured_out" in saved[-1]
 
     assert [sent(10, ""), sent(10, ""), sent(10, "more\n"), sent(10, "more\n")] == [True, False, True, True]
-    assert [sent(10, "x" * 1_000_000), sent(10, "y"), sent(10, ""), sent(10, "z")] == [True, False, False, True]
+    assert [sent(10, "x" * 1_000_000), sent(10, "y"), sent(10, ""), sent(11, "z")] == [True, False, False, True]
     assert [sent(10, "last"), sent(1, "", look=True)] == [False, True]
     assert archive.runs.find_one()["captured_out"].endswith("yzlast")
 
