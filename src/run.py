@@ -41,6 +41,11 @@ class Progress:
     next_test: int = 0
     next_log: int = 0
     next_checkpoint: int = 0
+    episodes_discarded: int = 0
+    """Played while collecting or testing, and lost with their simulator."""
+    env_restarts: int = 0
+    """Simulators replaced after a failure, and (``env_recycled``) against leaks."""
+    env_recycled: int = 0
 
 
 @dataclass
@@ -67,7 +72,8 @@ class Meter:
 def make_env(settings: Settings, n_envs: int, seed: int) -> BatchedEnv:
     """``n_envs`` copies of the configured environment."""
     cls = ENVS[settings["env"]]
-    return cls(settings.of(cls), n_envs, device_of(settings), seed)
+    made: BatchedEnv = cls.build(settings.of(cls), n_envs, device_of(settings), seed)
+    return made
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -107,6 +113,8 @@ class Session:
         self.progress = Progress(next_checkpoint=settings["checkpoint_interval"])
         self.meter = Meter()
         self._test_env: BatchedEnv | None = None
+        self._replaced = (0, 0)
+        """Restarts and recyclings that the progress has counted already."""
         self._clock = (time.perf_counter(), 0)
 
     def _networks(self) -> tuple[Controller, Any]:
@@ -153,6 +161,7 @@ class Session:
 
     def _count(self, rollout: Rollout) -> None:
         self.replay.add(rollout.episodes)
+        self.progress.episodes_discarded += rollout.discarded
         self.progress.t_env += int(rollout.episodes.length.sum())
         self.progress.episode += len(rollout.episodes)
         self.meter.add(rollout.stats)
@@ -163,7 +172,23 @@ class Session:
         self._clock = (now, self.progress.t_env)
         values = self.meter.read() | {"episode": float(self.progress.episode)}
         t_env = self.progress.t_env
-        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed})]
+        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed} | self._losses())]
+
+    def _losses(self) -> dict[str, float]:
+        """Where simulators are processes: what they cost since the run began, resumed ones' parts together."""
+        if self.env.native:
+            return {}
+        names = ("episodes_discarded", "env_restarts", "env_recycled")
+        self._notice_replacements()
+        return {name: float(getattr(self.progress, name)) for name in names}
+
+    def _notice_replacements(self) -> None:
+        """Adds to the progress what the environments have counted since the last time."""
+        each = [env.replaced() for env in (self.env, self._test_env) if env is not None]
+        counts = sum(restarts for restarts, _ in each), sum(recycled for _, recycled in each)
+        self.progress.env_restarts += counts[0] - self._replaced[0]
+        self.progress.env_recycled += counts[1] - self._replaced[1]
+        self._replaced = counts
 
     def test(self) -> Record:
         """Means over ``test_nepisode`` episodes of every test mode.
@@ -190,19 +215,24 @@ class Session:
         runner = self.settings.build("runner", env, self.controller, rng=rng)
         rounds: list[dict[str, torch.Tensor]] = []
         for _ in range(-(-episodes // env.n_envs)):
-            rounds.append(runner.collect(t_env=self.progress.t_env, mode=mode).stats)
+            rollout = runner.collect(t_env=self.progress.t_env, mode=mode)
+            self.progress.episodes_discarded += rollout.discarded
+            rounds.append(rollout.stats)
         return {name: torch.cat([stats[name] for stats in rounds])[:episodes] for name in rounds[0]}
 
     def _testing_env(self, episodes: int) -> BatchedEnv:
         rows = min(episodes, LARGEST_TEST) if self.env.native else self.settings["batch_size_run"]
         if self._test_env is None or self._test_env.n_envs != rows:
             if self._test_env is not None:
+                self._notice_replacements()
                 self._test_env.close()
+                self._replaced = self.env.replaced()
             self._test_env = make_env(self.settings, rows, self.streams.seed("eval"))
         return self._test_env
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the rest of the run."""
+        self._notice_replacements()
         return {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict(),

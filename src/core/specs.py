@@ -141,6 +141,9 @@ class Outcome:
     """The episode was cut by a time limit: its last state is bootstrapped through. Never together with terminated."""
     info: Extras = field(default_factory=dict)
     """``spec.metrics`` by name, each [b]; read where the episode ends."""
+    lost: Bool[Tensor, " b"] | None = None
+    """The row's simulator failed in this step (None: nobody's did). Its episode is over without an end and must not be
+    learnt from; the row neither terminated nor was truncated, and can be reset."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ RECORD = "record.json"
 STALE_SECONDS = 600
 """A run on another host whose heartbeat is older than this is taken for dead."""
 _SOURCES = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "numpy", "sacred", "pymongo", "warp-lang")
+_PACKAGES = ("torch", "numpy", "sacred", "pymongo", "warp-lang", "smac", "smacv2", "pysc2", "protobuf")
 
 
 class RunFolder:
@@ -69,6 +69,7 @@ class RunFolder:
             name=config["name"],
             label=label,
             engine=_engine(config),
+            game_version=(config.get("env_args") or {}).get("game_version"),
             seed=config["seed"],
             created=now(),
             command=masked(shlex.join(sys.argv)),
