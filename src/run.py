@@ -251,7 +251,7 @@ class Session:
             Per metric one value for each of ``episodes`` episodes.
         """
         if self.runner.remote:
-            return self.runner.evaluate(t_env=self.progress.t_env, mode=mode, episodes=episodes)
+            return self.runner.evaluate(t_env=self.progress.t_env, mode=mode, episodes=episodes, afresh=afresh)
         env, which = self._testing_env(episodes), (self.progress.t_env, *[1] * afresh)
         if env.native:
             env.seed_rows(self.streams.seed("eval", *which))

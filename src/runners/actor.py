@@ -55,7 +55,7 @@ class Actor:
 
     def _env(self, rows: int, seed: int) -> Any:
         cls = ENVS[self.settings["env"]]
-        return cls(self.settings.of(cls), rows, torch.device("cpu"), seed)
+        return cls.build(self.settings.of(cls), rows, torch.device("cpu"), seed)
 
     def _make(self, env: Any, act_seed: int, controller: Any) -> EpisodeRunner:
         """A runner of ``env``, with a new controller where none is given."""

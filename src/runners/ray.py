@@ -115,11 +115,11 @@ class RayRunner:
             arrived = crew.answers()
         return self._merged([rollout for _, rollout in sorted(kept, key=lambda pair: pair[0])])
 
-    def evaluate(self, *, t_env: int, mode: str, episodes: int) -> dict[str, Float[Tensor, " b"]]:
+    def evaluate(self, *, t_env: int, mode: str, episodes: int, afresh: bool = False) -> dict[str, Float[Tensor, " b"]]:
         """One value of every metric for each of ``episodes`` test episodes, played by all actors between them.
 
         What is played depends on the run's seed, ``t_env`` and ``n_actors``, not on which actor plays it (where the
-        environment is native; simulators cannot be seeded anew).
+        environment is native; simulators cannot be seeded anew). ``afresh`` asks for other episodes than those.
 
         Raises:
             RuntimeError: no actor could be had for ``actor_timeout`` seconds.
@@ -133,7 +133,7 @@ class RayRunner:
             waiting = [part for part in range(len(sizes)) if part not in given]
             for seat, part in zip(crew.at(IDLE), waiting, strict=False):
                 seat.part = part
-                seeds = [crew.streams.seed("eval", t_env, part, kind) for kind in (0, 1)]
+                seeds = [crew.streams.seed("eval", t_env, part, kind) for kind in (2 * afresh, 2 * afresh + 1)]
                 crew.send(seat, TESTING, "test", weights, t_env, mode, sizes[part], *seeds)
             for seat, result in crew.answers():
                 if isinstance(result, dict):

@@ -79,7 +79,7 @@ def rehearse(settings: Settings, here: bool) -> None:
         return  # what this host lacks the others may have
     import torch
 
-    env = cls(settings.of(cls), 1, torch.device("cpu"), 0)
+    env = cls.build(settings.of(cls), 1, torch.device("cpu"), 0)
     try:
         check_fit(settings, env.spec)
         controller = settings.build("mac", env.spec)

@@ -132,6 +132,7 @@ def test_tests_are_played_by_all_and_repeat(sessions: Any):
         runner = locally(it, episodes, *(streams.seed("eval", 0, part, kind) for kind in (0, 1)))
         parts.append(runner.collect(t_env=0, mode="test").stats["ep_length"])
     assert first["ep_length"].tolist() == again["ep_length"].tolist() == torch.cat(parts).tolist()
+    assert it.runner.evaluate(t_env=0, mode="test", episodes=7, afresh=True)["ep_length"].shape == (7,)
     assert len(it.runner.collect(t_env=0, mode="explore").episodes) >= 5, "what arrived during the test is not lost"
     assert it.runner.counters()["episodes_lost"] == 0
 

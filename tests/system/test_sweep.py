@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -141,8 +142,9 @@ if name == "sbatch":
     (home / "script").write_text(script)
     array = re.search(r"--array=0-(\\d+)", script)
     for task in range(int(array[1]) + 1 if array else 1):
-        subprocess.Popen([str(home / "job"), str(task)], start_new_session=True,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        made = subprocess.Popen([str(home / "job"), str(task)], start_new_session=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        (home / f"group_{{task}}").write_text(str(made.pid))
     print("Submitted batch job 7")
 elif name == "job":
     job = f"7_{{words[0]}}"
@@ -174,8 +176,8 @@ elif name == "sacct":
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for a Slurm cluster, whose commands are on the PATH."""
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that stands for a Slurm cluster, whose commands are on the PATH; its jobs end with the test."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install -r requirements-cluster.txt")
     home = tmp_path / "slurm"
     home.mkdir()
@@ -185,7 +187,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.chmod(0o755)
     monkeypatch.setenv("FAKE_SLURM", str(home))
     monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
-    return home
+    yield home
+    parents = [int(path.read_text()) for path in home.glob("pid_*")]
+    runs = [child for pid in parents if alive(pid) for child in children(pid)]
+    for path in home.glob("group_*"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(path.read_text()), signal.SIGKILL)
+    wait(lambda: not any(map(alive, runs)))  # the system has told them to end, as their parent is gone
 
 
 def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path: Path, cluster: Path):
@@ -225,12 +233,10 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path: Path, cluster
         os.kill(pid, signal.SIGTERM)
     wait(lambda: all(len(RunFolder(p.parent).record["resumes"]) == 2 for p in journals()))
     wait(lambda: states(made) == ["RUNNING", "RUNNING"])
-    for job in range(2):
-        (cluster / f"requeue_7_{job}").unlink(missing_ok=True)
-    for name in pids:
-        for child in children(int((cluster / name).read_text())):
-            os.kill(child, signal.SIGKILL)
-    (cluster / "script").write_text("exit 1")
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def children(pid: int) -> list[int]:
