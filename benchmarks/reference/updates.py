@@ -22,7 +22,8 @@ from reference.networks import (
     monotone,
     td_lambda,
 )
-from rl.masked import masked_log_softmax, sample
+from rl.masked import masked_log_softmax, probabilities, sample
+from rl.soft import soft_value
 
 Losses = dict[str, Tensor]
 BARRED = -1e10
@@ -127,13 +128,9 @@ class FOP(Reference):
     def _q(self, critic: Any, padded: Padded) -> Tensor:
         return critic.agent.head(at_once(critic.agent, padded.inputs()))
 
-    def _v(self, q: Tensor, padded: Padded, alpha: float) -> Tensor:
-        masked = q.masked_fill(~padded.batch.avail[:, : q.shape[1]], BARRED)
-        return alpha * torch.logsumexp(masked / alpha, -1)
-
     def _actor(self, padded: Padded, alpha: float) -> Tensor:
         avail, log_pi = padded.batch.avail, self._log_pi(padded)
-        pi = log_pi.exp()
+        pi = probabilities(log_pi, avail)
         q_min = torch.minimum(*(self._q(critic, padded) for critic in self.own.critics))
         each = (pi * torch.where(avail, alpha * log_pi - q_min, 0.0)).sum(-1)
         loss = padded.mean(each[:, :-1])
@@ -148,7 +145,7 @@ class FOP(Reference):
         slow = []
         for critic in own.target.slow:
             q = self._q(critic, padded)
-            v = self._v(q, padded, alpha)
+            v = soft_value(q, batch.avail, alpha)
             slow.append(fop_mixer(critic.mixer, taken(q, action), v, batch.state, joint, batch.obs)[0])
         log_prob = taken(log_pi, action)
         entropy = -(log_prob.mean(-1) if self.cfg.entropy_reduction == "mean" else log_prob.sum(-1))
@@ -157,8 +154,8 @@ class FOP(Reference):
         for m, critic in enumerate(own.critics):
             q = self._q(critic, padded)[:, :-1]
             total, regulariser = fop_mixer(
-                critic.mixer, taken(q, batch.action), self._v(q, padded, alpha), batch.state[:, :-1], padded.taken,
-                batch.obs[:, :-1],
+                critic.mixer, taken(q, batch.action), soft_value(q, batch.avail[:, :-1], alpha), batch.state[:, :-1],
+                padded.taken, batch.obs[:, :-1],
             )  # fmt: skip
             loss = padded.mean((total - y).square() + regulariser)
             loss.backward()
@@ -221,7 +218,8 @@ class MACPF(Reference):
     def _actor(self, padded: Padded, dependent: bool, alpha: float) -> Tensor:
         log_pi, action, _ = self._decide(padded, dependent)
         q = self._values(self.own.critics, padded, action, dependent).detach()
-        each = (log_pi.exp() * torch.where(padded.batch.avail, alpha * log_pi - q, 0.0)).sum(-1)
+        pi = probabilities(log_pi, padded.batch.avail)
+        each = (pi * torch.where(padded.batch.avail, alpha * log_pi - q, 0.0)).sum(-1)
         return padded.mean(each[:, :-1])
 
     def _critic(self, padded: Padded, dependent: bool, alpha: float) -> Tensor:
