@@ -70,6 +70,11 @@ class Replay:
         """Bytes allocated for episodes."""
         return sum(x.numel() * x.element_size() for x in self._rows.values())
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of those that hold an episode."""
+        return self._used() * self.nbytes // max(self._size, 1)
+
     def add(self, batch: EpisodeBatch) -> None:
         """Stores copies of the episodes; padding is left behind.
 
