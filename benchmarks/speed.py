@@ -4,8 +4,8 @@
     python benchmarks/speed.py --parts learner --algs macpf --maps MMM2 --lengths half
     python benchmarks/speed.py --plot                                 # only draws the history anew
 
-Prints a table, appends its rows to ``speed.json`` (one line each, with date, commit, machine and versions) and draws all
-that was ever kept as ``speed.png``. The parts:
+Prints a table, appends its rows to ``speed.json`` (one line each, with date, commit, machine and versions) and draws
+all that was ever kept as ``speed.png``. The parts:
 
 - ``env``: skirmish's and the particle worlds' own programs (``skirmish.py``, ``particle_speed.py``);
 - ``learner``: one update on a batch of drawn episodes, ours and the ``reference`` of PyMARL's kind in turn, so that a
@@ -37,15 +37,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
-import torch  # noqa: E402
-
 import particle_speed  # noqa: E402
 import skirmish  # noqa: E402
-from core.specs import EnvSpec, EpisodeBatch, valid_mask  # noqa: E402
-from memory.replay import Replay  # noqa: E402
+import torch  # noqa: E402
 from reference.updates import REFERENCES  # noqa: E402
-from run import Session  # noqa: E402
 from sessions import new_session  # noqa: E402
+
+from core.specs import EnvSpec, EpisodeBatch, valid_mask  # noqa: E402
+from memory.replay import Format, Replay  # noqa: E402
+from run import Session  # noqa: E402
 
 JSON, PICTURE = Path(__file__).with_suffix(".json"), Path(__file__).with_suffix(".png")
 PARTS = ("env", "learner", "run", "memory")
@@ -242,16 +242,22 @@ def _round(made: Session, updates: int) -> tuple[float, float]:
 
 def memory(options: argparse.Namespace) -> Iterator[Figure]:
     """Gigabytes of 5,000 episodes, extrapolated from some, by the length that they have."""
+    formats: tuple[Format, ...] = ("dense", "sparse", "half")
     for name in options.maps:
         made = session("qmix", name, options.envs)
-        while len(made.replay) < options.stored:
-            made.replay.add(made.runner.collect(t_env=0, mode="explore").episodes)
-        replay = made.replay
-        states = replay.steps + len(replay)
-        per_state, mean = replay.used_bytes / states, states / len(replay)
-        more = {"bytes_per_state": per_state, "states_per_episode": mean, "measured_episodes": len(replay)}
-        size = STORED * mean * per_state / 1e9
-        yield Figure("memory", f"{name}, {STORED:,} episodes", "GB", size, size, size, more=more)
+        replays = [Replay(made.env.spec, STORED, 10**11, "cpu", torch.Generator(), None, kind) for kind in formats]
+        while len(replays[0]) < options.stored:
+            episodes = made.runner.collect(t_env=0, mode="explore").episodes
+            for replay in replays:
+                replay.add(episodes)
+        for replay in replays:
+            states = replay.steps + len(replay)
+            per_state, mean = replay.used_bytes / states, states / len(replay)
+            drawing = [1e3 * timed(lambda: replay.uniform(BATCH))[0] for _ in range(options.repeat)]  # noqa: B023
+            more = {"bytes_per_state": per_state, "states_per_episode": mean, "measured_episodes": len(replay)}
+            more["draw_ms"] = median(drawing)
+            size = STORED * mean * per_state / 1e9
+            yield Figure("memory", f"{name}, {STORED:,} episodes, {replay.stored}", "GB", size, size, size, more=more)
 
 
 # ---------------------------------------------------------------- table, file and picture
@@ -302,7 +308,8 @@ def draw() -> None:
             panel.errorbar([x for x, _ in at], [r["median"] for _, r in at], spread, marker="o", label=subject)
         panel.set(title=part, yscale="log", ylabel=", ".join(sorted({row["unit"] for row in own})))
         panel.set_xticks(range(len(times)), [" ".join(when) for when in times], rotation=20, fontsize=7)
-        panel.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+        if own:
+            panel.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     pyplot.tight_layout()
     pyplot.savefig(PICTURE, dpi=90)
 
@@ -339,7 +346,8 @@ def measure(options: argparse.Namespace) -> None:
     for part, work in zip(PARTS, (environments, learners, runs, memory), strict=True):
         for made in work(options) if part in options.parts else ():
             figures.append(made)
-            print(f"{made.subject}: {shown(made.median)} {made.unit}", flush=True)
+            aside = ", ".join(f"{name} {shown(x)}" for name, x in made.more.items())
+            print(f"{made.subject}: {shown(made.median)} {made.unit} {aside}", flush=True)
     print("\n" + table(figures))
     keep(figures, about)
 

@@ -108,7 +108,9 @@ def _head(net: nn.Sequential, k: int, x: Tensor) -> Tensor:
     first, last = net[0], net[-1]
     if len(net) == 2:
         o = net[1].unflattened_size[1]
-        return linear(x, first.weight[k * o : (k + 1) * o], None if first.bias is None else first.bias[k * o : (k + 1) * o])
+        return linear(
+            x, first.weight[k * o : (k + 1) * o], None if first.bias is None else first.bias[k * o : (k + 1) * o]
+        )
     width = net[1].unflattened_size[1]
     x = linear(x, first.weight[k * width : (k + 1) * width], first.bias[k * width : (k + 1) * width]).relu()
     y = x @ last.weight[k]
@@ -124,9 +126,7 @@ def _lambdas(net: JointWeights, n_head: int, s: Tensor, joint: Tensor) -> Tensor
     return torch.stack(parts, 1).sum(1)
 
 
-def fop_mixer(
-    mixer: Any, q: Tensor, v: Tensor, state: Tensor, joint: Tensor, obs: Tensor
-) -> tuple[Tensor, Tensor]:
+def fop_mixer(mixer: Any, q: Tensor, v: Tensor, state: Tensor, joint: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
     """FOP's mixer, head by head: Q_jt [b, t] and the regulariser at every step."""
     b, t, n = q.shape
     s, k = state.reshape(b * t, -1), mixer.cfg.n_head

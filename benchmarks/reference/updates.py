@@ -74,8 +74,7 @@ class Reference(ABC):
 class QMIX(Reference):
     """PyMARL's ``QLearner.train``.
 
-    Left out: masked one-hot ``actions_onehot`` are made once per update instead of copied out of the replay, and nothing
-    is logged.
+    Left out: the actions' one-hots are made once per update instead of copied out of the replay, and nothing is logged.
     """
 
     def parts(self) -> list[tuple[nn.Module, ...]]:
@@ -166,11 +165,12 @@ class FOP(Reference):
 class MACPF(Reference):
     """The released ``DFOP_Learner``: actor and critic, each for both modes, with their own passes.
 
-    As released, the policies' encoder runs four times agent by agent, the critics' six times; messages of earlier agents
-    are embedded again for every agent, also where they are not read; the critics' values in the actor's loss, and the
-    targets, have graphs. Left out: the second mixer, whose parameters were optimised though never used; gradients of the
-    dependent losses into the trunk (T-29); reading later agents' actions (T-30); one optimiser step per loss, since ours
-    are taken together at the end. Draws are repeated from one state of the generator, so that every pass draws alike.
+    As released, the policies' encoder runs four times agent by agent, the critics' six times; messages of earlier
+    agents are embedded again for every agent, also where they are not read; the critics' values in the actor's loss,
+    and the targets, have graphs. Left out: the second mixer, whose parameters were optimised though never used;
+    gradients of the dependent losses into the trunk (T-29); reading later agents' actions (T-30); one optimiser step
+    per loss, since ours are taken together at the end. Draws are repeated from one state of the generator, so that
+    every pass draws alike.
     """
 
     def parts(self) -> list[tuple[nn.Module, ...]]:
@@ -211,9 +211,7 @@ class MACPF(Reference):
         joint = nn.functional.one_hot(action, self.n_actions).float()
         said = torch.cat([padded.ids.expand(*joint.shape[:2], -1, -1), joint], -1)
         h = at_once(critics.head.agent, padded.inputs()[:, : action.shape[1]])
-        return dependent_values(
-            critics.head, h, said, padded.batch.extras["visible"][:, : action.shape[1]], dependent
-        )
+        return dependent_values(critics.head, h, said, padded.batch.extras["visible"][:, : action.shape[1]], dependent)
 
     def _actor(self, padded: Padded, dependent: bool, alpha: float) -> Tensor:
         log_pi, action, _ = self._decide(padded, dependent)

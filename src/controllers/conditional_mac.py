@@ -89,7 +89,5 @@ class ConditionalMAC(Controller):
         return torch.stack(actions, -1)
 
 
-def _choose(
-    logits: Float[Tensor, "*b a"], avail: Bool[Tensor, "*b a"], rng: Uniforms | None
-) -> Int[Tensor, "*b"]:
+def _choose(logits: Float[Tensor, "*b a"], avail: Bool[Tensor, "*b a"], rng: Uniforms | None) -> Int[Tensor, "*b"]:
     return greedy(logits, avail) if rng is None else sample(masked_log_softmax(logits, avail), rng)

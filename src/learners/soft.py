@@ -7,7 +7,6 @@ from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
-from torch import Tensor
 
 from core.schedule import Geometric, Linear
 from core.specs import EpisodeBatch

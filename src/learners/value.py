@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch import Tensor
 
 from controllers.base import Controller
 from controllers.basic_mac import BasicMAC

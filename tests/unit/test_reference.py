@@ -32,12 +32,8 @@ class Given(Replay):
         return self.batch
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("name", REFERENCES)
-def test_one_update_is_ours(name: str, layers: int) -> None:
-    if name != "fop" and layers == 1:
-        pytest.skip("only FOP's mixer has this key")
-    more = {"adv_hypernet_layers": layers} if name == "fop" else {}
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in REFERENCES), ("fop", {"adv_hypernet_layers": 1})])
+def test_one_update_is_ours(name: str, more: dict) -> None:
     session = build(resolve(merge(load(ROOT / "config" / "algs" / f"{name}.yaml"), SMALL | more)))
     learner, rng = session.learner, torch.Generator().manual_seed(1)
     while not learner.ready(session.replay):

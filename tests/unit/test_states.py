@@ -13,10 +13,10 @@ from core.specs import ActionSpec, EnvSpec, EpisodeBatch, valid_mask
 from rl.masked import draw
 from rl.returns import td_lambda
 
-N, A, O = 2, 3, 4
+N, A, WIDTH = 2, 3, 4
 LENGTH = torch.tensor([2, 4, 1, 4])
 B, T = len(LENGTH), 4
-SPEC = EnvSpec(actions=(ActionSpec(A),) * N, obs_dims=(O,) * N, state_dim=2, episode_limit=T)
+SPEC = EnvSpec(actions=(ActionSpec(A),) * N, obs_dims=(WIDTH,) * N, state_dim=2, episode_limit=T)
 
 
 def batch() -> EpisodeBatch:
@@ -24,7 +24,7 @@ def batch() -> EpisodeBatch:
     rng = torch.Generator().manual_seed(3)
     padding = valid_mask(LENGTH + 1, T + 1) == 0
     who = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T + 1), indexing="ij"), -1).float()
-    obs = torch.randn(B, T + 1, N, O, generator=rng)
+    obs = torch.randn(B, T + 1, N, WIDTH, generator=rng)
     return EpisodeBatch(
         action=torch.randint(A, (B, T, N), generator=rng),
         reward=torch.randn(B, T, generator=rng).masked_fill(valid_mask(LENGTH, T) == 0, torch.nan),

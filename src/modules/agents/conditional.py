@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -92,13 +94,16 @@ class ConditionalHead(nn.Module):
         """
         number, action = self.embed.weight.split([self.n_agents, self.embed.in_features - self.n_agents], 1)
         told = elu(number.t()[:, None] + action.t() + self.embed.bias)
-        return linear(told, self.correct[0].weight[:, self.hidden_dim :]) / self.n_agents
+        correct: Any = self.correct
+        return linear(told, correct[0].weight[:, self.hidden_dim :]) / self.n_agents
 
     def unheard(self, h: Float[Tensor, "b t n h"]) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b t n a"]]:
         """W_1's output while nobody has told anything, and sg[f_i^ind]; neither trains the trunk."""
-        trunk, first = h.detach(), self.correct[0]
+        correct: Any = self.correct
+        trunk, first = h.detach(), correct[0]
         return linear(trunk, first.weight[:, : self.hidden_dim], first.bias), self.agent.head(trunk).detach()
 
     def given(self, first: Float[Tensor, "*b h"], alone: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
         """f_i^dep of some agents: ``first`` is what ``unheard`` gives and the messages that they read."""
-        return alone + self.correct[2](self.correct[1](first))
+        correct: Any = self.correct
+        return alone + correct[2](correct[1](first))

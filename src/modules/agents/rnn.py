@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,8 @@ class RNNAgent(Agent):
 
     def _embedded(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """Linear-ReLU of the inputs without building them: what an agent's last action and number add is looked up."""
-        linear, n_actions = self.encoder.embed[0], self.head.out_features
+        embed: Any = self.encoder.embed
+        linear, n_actions = embed[0], self.head.out_features
         own, last, number = linear.weight.split([states.obs.shape[-1], n_actions, self.n_agents], 1)
         none_yet = torch.cat([last.t(), last.new_zeros(1, len(last))])
         added = number.t()[:, None] + none_yet + linear.bias
