@@ -516,7 +516,7 @@ def test_half_rounds_observations_only() -> None:
     one, batch = replay(stored="half"), episodes([2, 4])
     batch = dataclasses.replace(batch, obs=batch.obs / 3, state=batch.state / 3)
     one.add(batch)
-    for got, given in zip(split(one.latest(2)), split(batch), strict=True):
-        assert got["obs"].dtype == torch.float32 and torch.equal(got["obs"], given["obs"].half().float())
-        assert torch.equal(got["state"], given["state"])
+    for got, wanted in zip(split(one.latest(2)), split(batch), strict=True):
+        assert got["obs"].dtype == torch.float32 and torch.equal(got["obs"], wanted["obs"].half().float())
+        assert torch.equal(got["state"], wanted["state"])
     assert not torch.equal(split(one.latest(2))[1]["obs"], split(batch)[1]["obs"])
