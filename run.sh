@@ -3,7 +3,8 @@
 #
 #   ./run.sh --config=macpf --env-config=sc2 with env_args.map_name=corridor    everything after run.sh goes to src/main.py
 #   ./run.sh test [pytest arguments]                                            the test suite (quick part by default)
-#   ./run.sh install envs                                                       other people's environments, once
+#   ./run.sh install envs sc2                                                   installs extras, by the names of
+#                                                                               requirements-*.txt, and starts nothing
 #
 # COFACTOR_VENV  where the environment lies (default: .venv beside this file)
 # Which package index is used, and through which proxy, is pip's own configuration (PIP_INDEX_URL and the like).
@@ -21,13 +22,19 @@ fail() {
   exit 1
 }
 
-# The fingerprint of the requirements files and of the interpreter; fails where there is no working interpreter.
+# The fingerprint of requirements.txt, $1, what they include, and the interpreter; fails without a working interpreter.
 fingerprint() {
   "$python" -I -S -c '
-import hashlib, sys
+import hashlib, os, sys
 sha = hashlib.sha256(sys.version.encode())
+def add(path):
+    lines = open(path, "rb").read()
+    sha.update(lines)
+    for line in lines.decode().splitlines():
+        if line.startswith("-r "):
+            add(os.path.join(os.path.dirname(path), line[3:].strip()))
 for path in sys.argv[1:]:
-    sha.update(open(path, "rb").read())
+    add(path)
 print(sha.hexdigest())' "$root/requirements.txt" "$root/$1" 2>/dev/null
 }
 
@@ -36,6 +43,29 @@ installed() {
   local stamp
   [[ -x $python && -r $notes/$1 && ! -e $notes/installing ]] || return 1
   stamp=$(fingerprint "$1") && [[ $(<"$notes/$1") == "$stamp" ]]
+}
+
+# Whether the requirements file $1 comes on top of requirements.txt, as opposed to including it: such packages ask for others
+# that must not be had, so they are installed without what they ask for, and pip's complaints about them are none.
+on_top() { [[ $1 != requirements.txt ]] && ! grep -qx -- '-r requirements.txt' "$root/$1"; }
+
+# Fails, and says it, where installed packages contradict each other.
+consistent() {
+  local file found meant=none
+  found=$("$python" -m pip check 2>&1) && return
+  for file in "$root"/requirements-*.txt; do
+    if on_top "$(basename -- "$file")"; then meant+=$(sed -nE 's/^([A-Za-z0-9._-]+)( @|==).*/|\1/p' "$file" | tr -d '\n'); fi
+  done
+  ! grep -Eiv "^($meant) " <<<"$found" >&2
+}
+
+# The names that './run.sh install' knows.
+extras() {
+  local file
+  for file in "$root"/requirements-*.txt; do
+    file=${file##*/requirements-}
+    [[ $file == dev.txt ]] || printf '%s ' "${file%.txt}"
+  done
 }
 
 # Prints the first Python that is new enough and can make environments.
@@ -79,7 +109,12 @@ make_environment() {
 
 # Installs the requirements file $1 unless it is installed already; one process at a time.
 prepare() {
+  local option=''
   installed "$1" && return
+  if on_top "$1"; then
+    prepare requirements.txt
+    option=--no-deps
+  fi
   mkdir -p -- "$(dirname -- "$venv")"
   if command -v flock >/dev/null; then
     exec 9>"$venv.lock"
@@ -92,10 +127,11 @@ prepare() {
   make_environment
   say "installing $1 (once; torch alone can be several hundred megabytes)"
   mkdir -p -- "$notes"
-  touch -- "$notes/installing"
-  PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input -r "$root/$1" >&2 ||
+  # What comes on top changes nothing else: where it fails, the rest is as good as before.
+  [[ -n $option ]] || touch -- "$notes/installing"
+  PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input ${option:+"$option"} -r "$root/$1" >&2 ||
     fail "pip could not install $1 (see above). Nothing is marked as installed; start again when it is mended."
-  "$python" -m pip check >&2 || fail "the installed packages contradict each other (see above)."
+  consistent || fail "the installed packages contradict each other (see above)."
   fingerprint requirements.txt >"$notes/requirements.txt"
   [[ $1 == requirements.txt ]] || fingerprint "$1" >"$notes/$1"
   rm -f -- "$notes/installing"
@@ -107,13 +143,20 @@ cd -- "$root" # results, and all relative paths in arguments, belong to this fol
 if [[ ${1:-} == test ]]; then
   shift
   prepare requirements-dev.txt
+  prepare requirements-pysc2.txt
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   exec "$python" -m pytest -n 2 "$@"
 fi
 if [[ ${1:-} == install ]]; then
-  [[ $# == 2 && $2 == envs ]] || fail "'./run.sh install envs' is all there is to install; the rest comes by itself."
-  prepare requirements-envs.txt
-  say "installed: requirements-envs.txt"
+  shift
+  for name in "$@"; do
+    [[ " $(extras)" == *" $name "* ]] || fail "'./run.sh install NAME ...' knows these names: $(extras)"
+  done
+  (($#)) || prepare requirements.txt
+  for name in "$@"; do
+    prepare "requirements-$name.txt"
+  done
+  say "installed: ${*:-requirements.txt}"
   exit
 fi
 prepare requirements.txt

@@ -18,9 +18,10 @@ import torch
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-from envs.skirmish.battle import Rules, Skirmish
+from envs.skirmish.battle import Skirmish
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options
+from envs.skirmish.scene import Rules
 
 ROOT = Path(__file__).resolve().parents[1]
 

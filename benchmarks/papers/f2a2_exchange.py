@@ -1,6 +1,6 @@
 """F2A2-SAC with fewer edges, rarer exchange and parts left out, in a small Rover-Tower (AC-45, AC-46; tables 4 and 5).
 
-    python benchmarks/papers/f2a2_exchange.py [--seeds 0,1,2] [--jobs 2]
+    python benchmarks/papers/f2a2_exchange.py [--seeds 0,1,2] [--settings "p = 0;(20, 10)"] [--jobs 2]
 
 Writes ``f2a2_exchange.csv``, ``f2a2_exchange.md`` and ``f2a2_exchange.png``. Complete runs are not made again,
 interrupted ones are resumed. The report is of all runs that there are.
@@ -131,11 +131,12 @@ def main() -> None:
     """Runs, then writes tables, report and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--settings", default=";".join(ALL), help="what to run, separated by semicolons")
     parser.add_argument("--jobs", type=int, default=2, help="at a time; 0: only reports what there is")
     parser.add_argument("--results", default=str(ROOT / "results" / "benchmarks"))
     options = parser.parse_args()
     results, seeds = Path(options.results), [int(seed) for seed in options.seeds.split(",")]
-    jobs = [(seed, name) for seed in seeds for name in ALL] if options.jobs else []
+    jobs = [(seed, name) for seed in seeds for name in options.settings.split(";")] if options.jobs else []
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         list(pool.map(lambda job: task(job[1], results).run("f2a2_sac", job[0]), jobs))
     rows = [

@@ -7,7 +7,7 @@ o observation, s state, h hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -144,6 +144,9 @@ class Outcome:
     """The episode was cut by a time limit: its last state is bootstrapped through. Never together with terminated."""
     info: Extras = field(default_factory=dict)
     """``spec.metrics`` by name, each [b]; read where the episode ends."""
+    lost: Bool[Tensor, " b"] | None = None
+    """The row's simulator failed in this step (None: nobody's did). Its episode is over without an end and must not be
+    learnt from; the row neither terminated nor was truncated, and can be reset."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +287,20 @@ class States(EpisodeBatch):
         """Of what there is at every state of the padded episodes, the visited ones."""
         return _picked(x, self.rows)
 
+    def completed(
+        self, drawn: Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]
+    ) -> Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]:
+        """The actions taken, and those of ``drawn`` where nobody acted."""
+        return torch.where((self.mask > 0).view(-1, *[1] * (drawn.dim() - 1)), self.action, drawn)
+
+    def repeated(self, times: int) -> States:
+        """The states of all episodes ``times`` times."""
+        return self if times == 1 else self.whole.repeated(times).packed()
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> States:
+        """The states of the episodes whose every tensor went through ``fn``, which keeps their axes."""
+        return self.whole.map(fn).packed()
+
     def last_action(self, none: int) -> Int[Tensor, "m 1 n"]:
         """The number of each agent's last action, ``none`` at the first state."""
         taken = self.whole.action
@@ -303,6 +320,34 @@ def _to_states(x: Tensor) -> Tensor:
 
 def _picked(x: Tensor, rows: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, rows).unsqueeze(1)
+
+
+def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
+    """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
+    longest = max(batch.mask.shape[1] for batch in batches)
+    grown = [_lengthened(batch, longest, spec) for batch in batches]
+
+    def cat(name: str) -> Tensor:
+        return torch.cat([getattr(batch, name) for batch in grown])
+
+    values: dict[str, Any] = {f.name: cat(f.name) for f in fields(EpisodeBatch) if f.name != "extras"}
+    extras = {name: torch.cat([batch.extras[name] for batch in grown]) for name in grown[0].extras}
+    return EpisodeBatch(**values, extras=extras)
+
+
+def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+    """The same episodes with more padding behind them, as it would have been from the start."""
+    more = steps - batch.mask.shape[1]
+    if not more:
+        return batch
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(x.shape[0], more, *x.shape[2:])], 1)
+
+    longer = batch.map(pad)
+    avail = longer.avail.clone()
+    avail[:, -more:] = spec.action_mask.to(avail.device)
+    return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:

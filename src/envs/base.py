@@ -20,7 +20,8 @@ class BatchedEnv(ABC):
     """B independent copies of an environment. Rows never influence each other.
 
     A row that has ended stays as it is until ``reset`` is asked for it: stepping it changes nothing that the others
-    see, and its outcome (reward 0, not terminated, not truncated) is ignored by the caller.
+    see, and its outcome (reward 0, not terminated, not truncated) is ignored by the caller. So it is with a row whose
+    simulator was lost (``Outcome.lost``).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,11 @@ class BatchedEnv(ABC):
         self.cfg, self.n_envs, self.device, self.seed = cfg, n_envs, torch.device(device), seed
 
     @classmethod
+    def build(cls, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> BatchedEnv:
+        """The environment for a settled ``cfg``: this class, or another one that does its work here."""
+        return cls(cfg, n_envs, device, seed)
+
+    @classmethod
     def settle(cls, cfg: Any) -> Any:
         """``cfg`` with everything decided that depends on this machine (an engine that is found or not).
 
@@ -51,6 +57,10 @@ class BatchedEnv(ABC):
             ValueError: what is asked for is missing here, or its values do not go together; with the remedy.
         """
         return cfg
+
+    def replaced(self) -> tuple[int, int]:
+        """Processes that were replaced since this was built: after a failure, and against leaks."""
+        return 0, 0
 
     @abstractmethod
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from envs.fleet import Care
 from envs.rows.board import Source
 from envs.workers import WorkerEnv
 
@@ -16,7 +17,7 @@ class ForeignEnv(WorkerEnv):
     """An environment that its users name, each copy in a worker process."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Care):
         """How it is used; subclasses add where it comes from."""
 
         kwargs: dict[str, Any] = field(default_factory=dict)
@@ -27,14 +28,9 @@ class ForeignEnv(WorkerEnv):
         """The sum of the agents' rewards, or one reward each."""
         metrics: list[str] = field(default_factory=list)
         """Entries of the last step's info that are logged, for instance battle_won."""
-        timeout: float = 60.0
-        """Seconds that a worker may take for a step or a reset before it counts as hanging."""
-        start_timeout: float = 180.0
-        """Seconds that a worker may take to make its environment."""
 
     def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
-        timeouts = {"timeout": cfg.timeout, "start_timeout": cfg.start_timeout}
-        super().__init__(cfg, n_envs, device, seed, source=self.source(cfg), **timeouts)
+        super().__init__(cfg, n_envs, device, seed, source=self.source(cfg))
 
     @classmethod
     @abstractmethod
@@ -50,8 +46,9 @@ class ForeignEnv(WorkerEnv):
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Checks the keys that all have."""
-        for name in ("episode_limit", "timeout", "start_timeout"):
-            value = getattr(cfg, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive, not {value}")
+        problems = cfg.care_problems()
+        if cfg.episode_limit is not None and cfg.episode_limit <= 0:
+            problems.append(f"episode_limit must be positive, not {cfg.episode_limit}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return cfg

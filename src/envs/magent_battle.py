@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from core.registry import ENVS, did_you_mean
+from envs.fleet import Care
 from envs.rows.board import FactoryError, Source
 from envs.rows.magent import Rules, settled_map
 from envs.rows.opponents import OPPONENTS
@@ -20,26 +21,22 @@ class MagentBattle(WorkerEnv):
     """We are the red team; the blue one is played by ``opponent``."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Rules):
-        """The battle's rules, and how long its processes may take."""
-
-        timeout: float = 60.0
-        """Seconds that a worker may take for a step or a reset before it counts as hanging."""
-        start_timeout: float = 180.0
-        """Seconds that a worker may take to make its engine."""
+    class Config(Rules, Care):
+        """The battle's rules, and how its processes are looked after."""
 
     def __init__(self, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> None:
         rules = Rules(**{key.name: getattr(cfg, key.name) for key in fields(Rules)})
         source = Source(factory="magent2:GridWorld", api="magent", kwargs={"rules": rules})
-        timeouts = {"timeout": cfg.timeout, "start_timeout": cfg.start_timeout}
-        super().__init__(cfg, n_envs, device, seed, source=source, **timeouts)
+        super().__init__(cfg, n_envs, device, seed, source=source)
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Decides the size of the map, and looks for magent2 (without importing it, which would set thread counts)."""
-        for name in ("team_size", "max_cycles", "timeout", "start_timeout"):
-            if getattr(cfg, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(cfg, name)}")
+        problems = cfg.care_problems()
+        values = {name: getattr(cfg, name) for name in ("team_size", "max_cycles")}
+        problems += [f"{name} must be positive, not {value}" for name, value in values.items() if value <= 0]
+        if problems:
+            raise ValueError("; ".join(problems))
         if cfg.opponent not in OPPONENTS:
             raise ValueError(f"unknown opponent '{cfg.opponent}'.{did_you_mean(cfg.opponent, OPPONENTS)}")
         if importlib.util.find_spec("magent2") is None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from core.registry import ENVS
 from envs.skirmish.env import SkirmishEnv
-from envs.skirmish.maps import BattleMap, find_map
+from envs.skirmish.maps import MAPS, BattleMap, find_map
 from envs.skirmish.options import Options
+
+MYOPIC = "_myopic"
+"""How the names of MACPF's maps end."""
 
 
 @ENVS.register
@@ -33,10 +37,16 @@ class StarCraft2(SkirmishEnv):
         return find_map(cfg.map_name)
 
     @classmethod
-    def install(cls) -> str:
-        """How to get the game and SMAC."""
-        return (
-            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
-            "points, copy SMAC's maps into its folder Maps/SMAC_Maps, and 'pip install "
-            "git+https://github.com/oxwhirl/smac.git' (the package called smac on PyPI is another project)"
-        )
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on; the myopic ones are played on those of the ordinary names."""
+        return [name for name in MAPS if not name.endswith(MYOPIC)]
+
+    @classmethod
+    def map_file(cls, cfg: Config) -> str:
+        """SMAC's own map: the myopic ones differ in what is shown only."""
+        return cfg.map_name.removesuffix(MYOPIC)
+
+    @classmethod
+    def upstream(cls, cfg: Config) -> dict[str, Any]:
+        """SMAC's arguments."""
+        return super().upstream(cfg) | {"map_name": cls.map_file(cfg)}

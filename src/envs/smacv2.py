@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from core.registry import ENVS
-from envs.skirmish.draws import generated
+from envs.skirmish.draws import RACES, generated
 from envs.skirmish.env import SkirmishEnv
 from envs.skirmish.maps import BattleMap
 from envs.skirmish.options import OptionsV2
@@ -59,13 +60,39 @@ class SMACv2(SkirmishEnv):
         return generated(cfg.map_name, cfg.capability_config)
 
     @classmethod
-    def install(cls) -> str:
-        """How to get the game and SMACv2."""
-        return (
-            "install StarCraft II 4.10 for Linux (Blizzard's SC2.4.10.zip) under ~/StarCraftII or where SC2PATH "
-            "points, copy SMACv2's map 32x32_flat.SC2Map into its folder Maps/SMAC_Maps, and 'pip install "
-            "git+https://github.com/oxwhirl/smacv2.git'"
-        )
+    def map_files(cls) -> list[str]:
+        """The game's maps that it is played on."""
+        return ["32x32_flat"]
+
+    @classmethod
+    def unknown(cls, cfg: Config) -> list[str]:
+        """Options of ours that SMACv2's code does not have."""
+        own, told = cls.battle_map(cfg), ("sight_range", "obs_allies")
+        changed = [name for name in told if getattr(cfg, name) not in (None, getattr(own, name))]
+        changed += [] if cfg.hides_lower_enemies else ["hides_lower_enemies"]
+        return [f"the game through upstream's code cannot honour {name}: it has no such option" for name in changed]
+
+    @classmethod
+    def map_file(cls, cfg: Config) -> str:  # noqa: ARG003 - all maps are drawn on one
+        """The map on which all battles are drawn."""
+        return "32x32_flat"
+
+    @classmethod
+    def upstream(cls, cfg: Config) -> dict[str, Any]:
+        """SMACv2's arguments, with the types and weights that we take from the map where they are left out."""
+        race = RACES[cfg.map_name]
+        team = {
+            "dist_type": "weighted_teams",
+            "unit_types": list(race.codes),
+            "weights": [race.weights[name] for name in race.codes],
+            "exception_unit_types": list(race.exceptions),
+            "observe": True,
+        }
+        config = deepcopy(cfg.capability_config)
+        if "unit_types" in config.get("team_gen", {}):
+            team["exception_unit_types"] = []
+        config["team_gen"] = team | config.get("team_gen", {})
+        return super().upstream(cfg) | {"capability_config": config}
 
     def get_env_info(self) -> dict[str, Any]:
         """Upstream's description of the environment, with the number of an agent's own capabilities: its type's."""

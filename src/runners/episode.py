@@ -29,6 +29,8 @@ class Rollout:
     episodes: EpisodeBatch
     stats: dict[str, Float[Tensor, " b"]]
     """``returns``, ``ep_length`` and the environment's metrics at the last step, in host memory."""
+    discarded: int = 0
+    """Episodes whose simulator failed before they ended; they are not among ``episodes``."""
 
 
 def returns(reward: Float[Tensor, "b t *n"]) -> dict[str, Float[Tensor, " b"]]:
@@ -52,8 +54,14 @@ def returns(reward: Float[Tensor, "b t *n"]) -> dict[str, Float[Tensor, " b"]]:
 class EpisodeRunner:
     """One episode per row and call, in lock-step until the longest one ends.
 
+    An episode whose simulator is lost is discarded, and the row plays another one when the others have ended: what is
+    returned is always one whole episode of every row. Lost steps are not counted by anybody.
+
     What environments show enters here, and is trimmed here: neither controllers nor learners ever see padding.
     """
+
+    remote = False
+    """The session has every row itself."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -79,28 +87,39 @@ class EpisodeRunner:
             t_env: environment steps collected so far, for the controller's schedules.
             mode: how to act: the controller's ``explore_mode`` or one of its ``test_modes``.
         """
-        spec, env = self.env.spec, self.env
-        record = _Record(spec, self._trim(env.reset()))
-        hidden = self.controller.initial_hidden(env.n_envs)
-        last = torch.zeros(env.n_envs, spec.n_agents, spec.n_actions, device=env.device)
-        running = torch.ones(env.n_envs, dtype=torch.bool, device=env.device)
-        length = torch.zeros(env.n_envs, dtype=torch.long, device=env.device)
-        metrics = {name: torch.zeros(env.n_envs, device=env.device) for name in spec.metrics}
+        env = self.env
+        play = _Play(env.spec, self._trim(env.reset()))
+        self._finish(play, t_env, mode)
+        discarded = 0
+        while play.lost.any():
+            discarded += int(play.lost.sum())
+            play.begin_again(self._trim(env.reset(play.lost)))
+            self._finish(play, t_env, mode)
+        episodes = play.record.finish(play.length.cpu(), self._own)
+        stats = returns(episodes.reward) | {"ep_length": play.length.float(), **play.metrics}
+        return Rollout(episodes, {name: x.cpu() for name, x in stats.items()}, discarded)
+
+    def _finish(self, play: _Play, t_env: int, mode: str) -> None:
+        """Acts until no row is running."""
+        spec, record, n_envs = self.env.spec, play.record, self.env.n_envs
+        hidden = self.controller.initial_hidden(n_envs)
+        last = torch.zeros(n_envs, spec.n_agents, spec.n_actions, device=self.env.device)
         for t in range(spec.episode_limit):
             acted = self.controller.act(record.step, last, hidden, t_env=t_env, mode=mode, rng=self.rng)
-            outcome = env.step(acted.action)
-            record.add(t, acted.action, replace(outcome, next=self._trim(outcome.next)), acted.extras, running)
-            length += running
-            for name, value in metrics.items():
-                value.copy_(torch.where(running, outcome.info[name].float(), value))
-            running = running & ~(outcome.terminated | outcome.truncated)
+            outcome = self.env.step(acted.action)
+            record.add(t, acted.action, replace(outcome, next=self._trim(outcome.next)), acted.extras, play.running)
+            play.count(outcome)
             hidden = acted.hidden
             last = one_hot(acted.action, spec.n_actions).float() if spec.discrete else acted.action
-            if not running.any():
+            if not play.running.any():
                 break
-        episodes = record.finish(length.cpu(), self._own)
-        stats = returns(episodes.reward) | {"ep_length": length.float(), **metrics}
-        return Rollout(episodes, {name: x.cpu() for name, x in stats.items()})
+
+    def counters(self) -> dict[str, float]:
+        """What is reported of collecting itself: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to free: the environment is the session's."""
 
     def state_dict(self) -> dict[str, Any]:
         """The environment and the acting generator; between two calls nothing else is alive."""
@@ -110,6 +129,34 @@ class EpisodeRunner:
         """The inverse of ``state_dict``."""
         self.env.load_state_dict(state["env"])
         self.rng.set_state(state["rng"].cpu())
+
+
+class _Play:
+    """How far the episodes under way are."""
+
+    def __init__(self, spec: EnvSpec, first: TimeStep) -> None:
+        self.record = _Record(spec, first)
+        n_envs, device = len(first.state), first.state.device
+        self.running = torch.ones(n_envs, dtype=torch.bool, device=device)
+        self.lost = torch.zeros_like(self.running)
+        self.length = torch.zeros(n_envs, dtype=torch.long, device=device)
+        self.metrics = {name: torch.zeros(n_envs, device=device) for name in spec.metrics}
+
+    def count(self, outcome: Outcome) -> None:
+        """Takes in one step of the running rows."""
+        self.length += self.running
+        for name, value in self.metrics.items():
+            value.copy_(torch.where(self.running, outcome.info[name].float(), value))
+        if outcome.lost is not None:
+            self.lost = self.lost | outcome.lost
+            self.running = self.running & ~outcome.lost
+        self.running = self.running & ~(outcome.terminated | outcome.truncated)
+
+    def begin_again(self, first: TimeStep) -> None:
+        """New episodes in the rows that were lost, and only there."""
+        self.length = torch.where(self.lost, 0, self.length)
+        self.record.begin_again(first, self.lost)
+        self.running, self.lost = self.lost, torch.zeros_like(self.lost)
 
 
 class _Record:
@@ -135,7 +182,14 @@ class _Record:
     def _write(store: dict[str, Tensor], t: int, values: dict[str, Tensor], running: Tensor) -> None:
         for name, x in values.items():
             keep = running.to(x.device).view(-1, *[1] * (x.dim() - 1))
-            store[name][:, t] = torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
+            store[name][:, t] = torch.where(keep, x, store[name][:, t])
+
+    def begin_again(self, first: TimeStep, rows: Tensor) -> None:
+        """Forgets the episodes of ``rows``; new ones begin with ``first``."""
+        for x in (self._states | self._steps).values():
+            x[rows.to(x.device)] = 0
+        self._write(self._states, 0, self._shown(first), rows)
+        self.step = first
 
     def add(self, t: int, action: Tensor, outcome: Outcome, extras: dict[str, Tensor], running: Tensor) -> None:
         """Step ``t`` of the rows that are still running, and the state after it."""

@@ -11,18 +11,19 @@ from typing import Any, TextIO
 
 import sacred
 from sacred.dependencies import PackageDependency, Source, get_digest
-from sacred.stdout_capturing import CapturedStdout
 
+from core import cli
 from core.config import ConfigError, masked
 from tracking.console import Console
+from tracking.entry import first_info
 from tracking.folder import RunFolder, git_facts, versions
 from tracking.journal import Journal
-from tracking.mongo import HardenedMongoObserver
+from tracking.mongo import Archive
 from tracking.observers import FileObserver, FolderObserver
 from tracking.plain import plain
+from tracking.shipping import BEAT_SECONDS, Shipment, Shipper
 from tracking.tracker import Tracker
 
-BEAT_SECONDS = 10.0
 _END_SECONDS = 30.0
 """How long the last heartbeat may keep a finished run waiting."""
 _SOURCES = Path(__file__).resolve().parents[1]
@@ -60,32 +61,45 @@ def _observed(
     settings: Mapping[str, Any], folder: RunFolder, body: Callable[[Tracker], None], resume: bool, console: Console
 ) -> None:
     """Raises what ``body`` raises, after Sacred and its observers have noted it."""
-    files = FileObserver(folder.sacred, resume)
-    mongo = _mongo(settings, folder, console)
-    stores = (files,) if mongo is None else (files, mongo)
-    experiment = _experiment(settings, [*stores, FolderObserver(folder)])
+    files = FileObserver(folder, resume)
+    experiment = _experiment(settings, [files, FolderObserver(folder)])
+    shipment = _shipment(settings, folder, console)
+
+    def note() -> None:
+        _note_sacred(folder, files, shipment)
+
+    command = f"{cli.STARTED_AS} sync {folder.path.name} -m URL"
+    shipper = None if shipment is None else Shipper(shipment, command, held=resume, entered=note)
 
     @experiment.main
-    def train(_run: Any) -> None:
-        _note_sacred(folder, _run, files, mongo)
+    def train(_run: Any) -> Any:
+        note()
+        stores = (files,) if shipper is None else (files, shipper)
         tracker = Tracker(settings, folder, Journal(folder.journal), _run, console, stores, resume)
+        if shipper is not None:
+            shipper.start()
         try:
             body(tracker)
             tracker.finish()
         finally:
             tracker.close()
+        return _run.result
 
     try:
         experiment.run(
-            info=_first_info(folder),
+            info=first_info(folder),
             meta_info={"uid": folder.record["uid"]},
             options={"--beat-interval": BEAT_SECONDS},
         )
     finally:
         run: Any = experiment.current_run
         if run is not None:
-            _settle(run, mongo)
-            _note_sacred(folder, run, files, mongo)
+            if run._heartbeat is not None:  # Sacred leaves the last one behind after two seconds
+                run._heartbeat.join(timeout=_END_SECONDS)
+            if shipper is not None and shipment is not None:
+                shipper.finish()
+                shipment.archive.close()
+            note()
 
 
 def _experiment(settings: Mapping[str, Any], observers: list[Any]) -> sacred.Experiment:
@@ -108,14 +122,10 @@ def _experiment(settings: Mapping[str, Any], observers: list[Any]) -> sacred.Exp
 
 def _configure_sacred() -> None:
     """Process-wide settings; each answers a trap described in docs/tracking.md."""
-    sacred.SETTINGS.CAPTURE_MODE = "sys"
+    sacred.SETTINGS.CAPTURE_MODE = "no"  # console.log has it all
     sacred.SETTINGS.CONFIG.READ_ONLY_CONFIG = False
     sacred.SETTINGS.DISCOVER_SOURCES = "none"
     sacred.SETTINGS.DISCOVER_DEPENDENCIES = "none"
-    # Sacred closes its buffer before the last heartbeat reads it, and so loses the end of the output.
-    CapturedStdout.closed = property(  # type: ignore[method-assign, assignment]
-        lambda self: self.final is None and self.buffer.closed
-    )
 
 
 def _sources() -> set[Source]:
@@ -132,50 +142,28 @@ def _sources() -> set[Source]:
     return set(sources.values())
 
 
-def _first_info(folder: RunFolder) -> dict[str, Any]:
-    """All keys that a run will set: the heartbeat's thread reads the dictionary, which must not grow meanwhile."""
-    record = folder.record
-    return {
-        "engine": record.get("engine"),
-        "label": record.get("label"),
-        "folder": str(folder.path),
-        "t_env": 0,
-        "episode": 0,
-        "summary": {},
-    }
-
-
-def _mongo(settings: Mapping[str, Any], folder: RunFolder, console: Console) -> HardenedMongoObserver | None:
-    """The database's observer where one is configured; an unusable address is reported and the run goes on."""
+def _shipment(settings: Mapping[str, Any], folder: RunFolder, console: Console) -> Shipment | None:
+    """What goes to the database where one is configured; an unusable address is reported and the run goes on."""
     if not settings.get("mongo_url"):
         return None
     try:
-        return HardenedMongoObserver.connect(
-            settings["mongo_url"], settings["mongo_db"], folder.sacred / "unsent", folder.journal
-        )
+        return Shipment(folder, Archive.connect(settings["mongo_url"], settings["mongo_db"]))
     except ConfigError as error:
-        console.message(f"{error}: the run goes on without MongoDB, everything is kept in {folder.journal}")
+        console.message(f"{error}: the run goes on without MongoDB, everything is kept in {folder.path}")
         return None
 
 
-def _note_sacred(folder: RunFolder, run: Any, files: FileObserver, mongo: HardenedMongoObserver | None) -> None:
+def _note_sacred(folder: RunFolder, files: FileObserver, shipment: Shipment | None) -> None:
     """Where Sacred keeps this run."""
-    where: dict[str, Any] = {"id": run._id, "dir": files.dir and Path(files.dir).relative_to(folder.path)}
-    if mongo is not None:
-        where["mongo"] = {"id": mongo.run_id, "address": mongo.address, "db": mongo.runs.database.name}
+    where: dict[str, Any] = {"dir": files.dir and Path(files.dir).relative_to(folder.path)}
+    if shipment is not None:
+        archive = shipment.archive
+        where["mongo"] = {"id": shipment.run_id, "address": archive.address, "db": archive.name}
     folder.update(sacred=where)
 
 
-def _settle(run: Any, mongo: HardenedMongoObserver | None) -> None:
-    """Waits, not for ever, for the last heartbeat, which Sacred leaves behind after two seconds."""
-    if run._heartbeat is not None:
-        run._heartbeat.join(timeout=_END_SECONDS)
-    if mongo is not None:
-        mongo.close()
-
-
 class _PresentStderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what ``sys.stderr`` is at that moment, hence also into the captured output."""
+    """Writes to what ``sys.stderr`` is at that moment, hence also to console.log."""
 
     @property
     def stream(self) -> TextIO:

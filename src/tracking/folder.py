@@ -32,7 +32,7 @@ RECORD = "record.json"
 STALE_SECONDS = 600
 """A run on another host whose heartbeat is older than this is taken for dead."""
 _SOURCES = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "numpy", "sacred", "pymongo", "warp-lang")
+_PACKAGES = ("torch", "numpy", "sacred", "pymongo", "warp-lang", "smac", "smacv2", "pysc2", "protobuf")
 
 
 class RunFolder:
@@ -47,6 +47,7 @@ class RunFolder:
         self.journal = self.path / "metrics.jsonl"
         self.console = self.path / "console.log"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.best = self.path / "best.pt"
         self.sacred = self.path / "sacred"
         self.tensorboard = self.path / "tensorboard"
 
@@ -69,6 +70,7 @@ class RunFolder:
             name=config["name"],
             label=label,
             engine=_engine(config),
+            game_version=(config.get("env_args") or {}).get("game_version"),
             seed=config["seed"],
             created=now(),
             command=masked(shlex.join(sys.argv)),

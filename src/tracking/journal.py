@@ -1,4 +1,8 @@
-"""The journal: every record of a run, written to a local file before anybody else hears of it."""
+"""The journal: every record of a run, written to a local file before anybody else hears of it.
+
+When a record was written stands in a file beside it, one stamp of fixed width per line: the journal itself holds
+nothing that depends on the clock.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,32 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 Series = dict[str, list[tuple[int, float]]]
 """Metric name -> its (t_env, value) pairs in the order they were written."""
 
+Records = list[tuple[datetime, dict[str, Any]]]
+"""Some records of a journal, each with the UTC time at which it was written."""
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + len(b'00000000"}')
+_STAMP = len("2030-01-01T00:00:00.000000\n")
+_BATCH_BYTES = 1 << 18
 
 
 class JournalError(ValueError):
     """A journal that is damaged, or that does not belong to the checkpoint it is rewound to."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two lines of a journal."""
+
+    byte: int = 0
+    line: int = 0
 
 
 class Journal:
@@ -28,15 +46,25 @@ class Journal:
         """Opens or starts ``path``. A last line that a crash cut short is removed."""
         self.path = Path(path)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (lives as long as the run)
-        self._file.truncate(_sound_length(self.path))
-        self._file.seek(0, os.SEEK_END)
+        self._times = open(times(self.path), "ab", buffering=0)  # noqa: SIM115
+        self._cut(_sound_length(self.path))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends one record; ``record["values"]`` may hold NaN and infinities."""
-        line = encode(record)
-        written = self._file.write(line)
-        while written < len(line):  # a nearly full disk takes part of a line
-            written += self._file.write(line[written:])
+        """Appends one record; ``record["values"]`` may hold NaN and infinities.
+
+        Raises:
+            OSError: the disk is full; nothing of the record is left behind.
+        """
+        stamp = _moment().encode() + b"\n"
+        ends = [(file, file.tell()) for file in (self._times, self._file)]
+        try:
+            _append(self._times, stamp)  # first, so that whoever sees the line finds its time
+            _append(self._file, encode(record))
+        except OSError:
+            for file, end in ends:
+                file.truncate(end)
+                file.seek(end)
+            raise
 
     @property
     def cursor(self) -> int:
@@ -45,6 +73,7 @@ class Journal:
 
     def sync(self) -> int:
         """Puts everything on the disk itself and returns the cursor."""
+        os.fsync(self._times.fileno())
         os.fsync(self._file.fileno())
         return self.cursor
 
@@ -59,13 +88,23 @@ class Journal:
                 f"{self.path} does not belong to this checkpoint: no record ends at byte {cursor} "
                 f"(it has {self.cursor}). Was the journal copied or edited?"
             )
-        self._file.truncate(cursor)
-        self._file.seek(0, os.SEEK_END)
+        self._cut(cursor)
 
     def close(self) -> None:
         """Syncs and closes."""
         self.sync()
         self._file.close()
+        self._times.close()
+
+    def _cut(self, length: int) -> None:
+        """Shortens the journal, and gives every line that is left exactly one stamp."""
+        changed = _moment(self.path)
+        self._file.truncate(length)
+        lines, stamps = _count_lines(self.path), self._times.seek(0, os.SEEK_END) // _STAMP
+        self._times.truncate(min(lines, stamps) * _STAMP)
+        for file in (self._file, self._times):
+            file.seek(0, os.SEEK_END)
+        _append(self._times, f"{changed}\n".encode() * (lines - stamps))
 
 
 def encode(record: dict[str, Any]) -> bytes:
@@ -109,6 +148,38 @@ def read(path: Path | str) -> Iterator[dict[str, Any]]:
                 raise JournalError(f"{path}, line {number}: {error}") from None
 
 
+def timed(path: Path | str, at: Position) -> tuple[Records, Position]:
+    """The next records, with the UTC time at which each was written, and the place after them.
+
+    A bounded piece of the journal at a time; nothing at its end. A time that is missing is that of the last change.
+
+    Raises:
+        JournalError: a line is damaged, or no line begins at ``at``; names file and line.
+    """
+    lines = _lines_from(Path(path), at.byte)
+    if not lines:
+        return [], at
+    records = []
+    for number, (moment, line) in enumerate(zip(_stamps(path, at.line, len(lines)), lines, strict=True), start=1):
+        try:
+            records.append((moment, decode(line)))
+        except JournalError as error:
+            raise JournalError(f"{path}, line {at.line + number}: {error}") from None
+    return records, Position(at.byte + sum(map(len, lines)), at.line + len(lines))
+
+
+def points(records: Records) -> Iterator[tuple[str, int, float, datetime]]:
+    """The (metric, t_env, value, time) of records from ``timed``."""
+    for moment, record in records:
+        for name, value in record["values"].items():
+            yield name, record["t_env"], value, moment
+
+
+def times(path: Path) -> Path:
+    """The file with the times of a journal's lines."""
+    return path.with_suffix(".times")
+
+
 def series(path: Path | str, kinds: Iterable[str] = ("train", "test", "perf")) -> Series:
     """The curves of a journal by metric name."""
     wanted, curves = set(kinds), Series()
@@ -124,6 +195,56 @@ def _strict(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _append(file: Any, data: bytes) -> None:
+    written = 0
+    while written < len(data):  # a nearly full disk takes part of it
+        written += file.write(data[written:])
+
+
+def _moment(path: Path | None = None) -> str:
+    """The present, or when a file was last changed: UTC without saying so, as Sacred writes its times."""
+    moment = datetime.now(UTC) if path is None else datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
+def _stamps(path: Path | str, first: int, count: int) -> list[datetime]:
+    """The times of ``count`` lines; what is missing or damaged is the journal's last change."""
+    path = Path(path)
+    data = b""
+    if times(path).exists():
+        with open(times(path), "rb") as file:
+            file.seek(first * _STAMP)
+            data = file.read(count * _STAMP)
+    changed = datetime.fromisoformat(_moment(path))
+    return [_time(data[i * _STAMP : (i + 1) * _STAMP]) or changed for i in range(count)]
+
+
+def _time(stamp: bytes) -> datetime | None:
+    """None where a stamp is not what ``Journal.write`` wrote."""
+    try:
+        return datetime.fromisoformat(stamp.decode().removesuffix("\n")) if len(stamp) == _STAMP else None
+    except ValueError:
+        return None
+
+
+def _lines_from(path: Path, begin: int) -> list[bytes]:
+    """Finished lines from a byte on: some, at least one where there is one."""
+    size = _BATCH_BYTES
+    with open(path, "rb") as file:
+        while True:
+            file.seek(begin)
+            data = file.read(size)
+            end = data.rfind(b"\n") + 1
+            if end or len(data) < size:
+                return [line + b"\n" for line in data[:end].split(b"\n")[:-1]]
+            size *= 2
+
+
+def _count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _sound_length(path: Path) -> int:

@@ -1,6 +1,6 @@
 """Sacred's observers on files, hardened: a full disk or an odd value does not switch them off, a resume continues them.
 
-The one for MongoDB is in ``mongo.py``; what both share is here.
+MongoDB has none: ``shipping.py`` brings it what these and the journal have written.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from sacred.observers import FileStorageObserver, RunObserver
 
 from core.config import masked
 from tracking.folder import RunFolder
-from tracking.journal import Series
-from tracking.plain import number, plain
+from tracking.journal import Position, points, timed
+from tracking.plain import plain
 
 _BEAT_SECONDS = 30.0
 
-Curves = dict[str, dict[str, list[Any]]]
-"""Metric name -> its steps, values and timestamps: the form in which Sacred hands them over and stores them."""
+_SHARE = 0.02
+"""Of a run's time, what rewriting metrics.json may take: the file grows with the run."""
 
 
 def say(text: str) -> None:
@@ -78,12 +77,12 @@ class FileObserver(FileStorageObserver):
     dir: Any
     run_entry: Any
 
-    def __init__(self, basedir: Path, resume: bool = False) -> None:
-        """``basedir`` belongs to one run, so there is only one numbered directory in it."""
-        super().__init__(basedir)
+    def __init__(self, folder: RunFolder, resume: bool = False) -> None:
+        """``folder`` has the journal and the output, so there is only one numbered directory in its ``sacred``."""
+        super().__init__(folder.sacred)
         self.lock, self.complaints = threading.RLock(), set[str]()
-        self._resume = resume
-        self._curves: Curves = {}
+        self._journal, self._console, self._resume = folder.journal, folder.console, resume
+        self._stale, self._rest = False, 0.0
 
     def _make_run_dir(self, _id: Any) -> None:
         base = Path(self.basedir)
@@ -94,21 +93,30 @@ class FileObserver(FileStorageObserver):
             super()._make_run_dir(_id)
 
     def started_event(self, *args: Any, **kwargs: Any) -> Any:
-        """Begins the entry, or continues the one that is there with its start time, artifacts and curves."""
+        """Begins the entry, or continues the one that is there with its start time and artifacts.
+
+        Returns:
+            The run folder's name, by which Sacred calls the run on the screen.
+        """
         earlier = self._earlier("run.json")
-        _id = super().started_event(*args, **kwargs)
+        super().started_event(*args, **kwargs)
         kept = {key: earlier[key] for key in ("start_time", "artifacts", "resources") if key in earlier}
         self.run_entry.update(kept)
         self.save_json(self.run_entry, "run.json")
-        self._curves = self._earlier("metrics.json")
-        return _id
+        return Path(self.basedir).parent.name
 
     def save_json(self, obj: Any, filename: str) -> None:
         """Replaces the file at once."""
-        path = Path(self.dir) / filename
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(plain(obj), sort_keys=True, indent=2, default=str))
-        os.replace(temporary, path)
+        self._replace(filename, json.dumps(plain(obj), sort_keys=True, indent=2, default=str))
+
+    def save_cout(self) -> None:
+        """cout.txt is console.log by a second name: complete, and nothing is kept in memory for it."""
+        target = Path(self.dir) / "cout.txt"
+        if not target.exists() and self._console.exists():
+            try:
+                os.link(self._console, target)
+            except OSError:  # a file system without hard links
+                target.symlink_to(os.path.relpath(self._console, self.dir))
 
     @surviving
     def heartbeat_event(self, *args: Any, **kwargs: Any) -> None:
@@ -141,21 +149,43 @@ class FileObserver(FileStorageObserver):
 
     @surviving
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, list[Any]]], **_: Any) -> None:
-        """Adds points to metrics.json, which is written only when there are any."""
-        if metrics_by_name:
-            extend(self._curves, metrics_by_name)
+        """Points are in the journal already; metrics.json follows it, as often as that is cheap."""
+        self._stale |= bool(metrics_by_name)
+        if self._stale and time.monotonic() >= self._rest:
             self._write_curves()
 
     @surviving
-    def restore(self, curves: Series) -> None:
+    def restore(self) -> None:
         """Makes metrics.json equal to the rewound journal."""
-        self._curves = merged(curves, self._curves)
         self._write_curves()
 
+    def completed_event(self, *args: Any, **kwargs: Any) -> None:
+        """As Sacred's, with all curves."""
+        self._write_curves()
+        super().completed_event(*args, **kwargs)
+
+    def interrupted_event(self, *args: Any, **kwargs: Any) -> None:
+        """As Sacred's, with all curves."""
+        self._write_curves()
+        super().interrupted_event(*args, **kwargs)
+
+    def failed_event(self, *args: Any, **kwargs: Any) -> None:
+        """As Sacred's, with all curves."""
+        self._write_curves()
+        super().failed_event(*args, **kwargs)
+
+    @surviving
     def _write_curves(self) -> None:
-        for curve in self._curves.values():
-            curve["timestamps"] = [t.isoformat() if isinstance(t, datetime) else t for t in curve["timestamps"]]
-        self.save_json(self._curves, "metrics.json")
+        begin = time.monotonic()
+        self._replace("metrics.json", json.dumps(curves_of(self._journal), sort_keys=True))
+        self._stale, end = False, time.monotonic()
+        self._rest = end + (end - begin) / _SHARE
+
+    def _replace(self, filename: str, text: str) -> None:
+        path = Path(self.dir) / filename
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
 
     def _earlier(self, filename: str) -> dict[str, Any]:
         """What an earlier part of this run left in a file; empty for a new run."""
@@ -166,29 +196,15 @@ class FileObserver(FileStorageObserver):
         return {}
 
 
-def extend(curves: Curves, points: Mapping[str, Mapping[str, list[Any]]]) -> None:
-    """Appends points as Sacred hands them over, made plain; what is no number is left out with a warning."""
-    for name, new in points.items():
-        curve = curves.setdefault(name, {"steps": [], "values": [], "timestamps": []})
-        for step, value, timestamp in zip(new["steps"], new["values"], new["timestamps"], strict=True):
-            try:
-                point = number(step), number(value)
-            except (TypeError, ValueError) as error:
-                say(f"warning: {name}: {error}")
-                continue
-            curve["steps"].append(point[0])
-            curve["values"].append(point[1])
-            curve["timestamps"].append(timestamp)
-
-
-def merged(curves: Series, stored: Mapping[str, Mapping[str, list[Any]]]) -> Curves:
-    """The journal's curves, with the times at which points were measured as far as ``stored`` has them, else now."""
-    merged: Curves = {}
-    now = datetime.now(UTC).replace(tzinfo=None)  # Sacred's times are UTC without saying so
-    for name, curve in curves.items():
-        known = stored.get(name, {"steps": [], "timestamps": []})
-        times = dict(zip(known["steps"], known["timestamps"], strict=False))
-        steps = [step for step, _ in curve]
-        values = [value for _, value in curve]
-        merged[name] = {"steps": steps, "values": values, "timestamps": [times.get(step, now) for step in steps]}
-    return merged
+def curves_of(journal: Path) -> dict[str, dict[str, list[Any]]]:
+    """The curves of a journal in the form of Sacred's metrics.json."""
+    curves: dict[str, dict[str, list[Any]]] = {}
+    records, at = timed(journal, Position()) if journal.exists() else ([], Position())
+    while records:
+        for name, step, value, moment in points(records):
+            curve = curves.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            curve["steps"].append(step)
+            curve["values"].append(value)
+            curve["timestamps"].append(moment.isoformat())
+        records, at = timed(journal, at)
+    return curves

@@ -27,8 +27,10 @@ def plain(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     """What is no container; numpy and torch are recognised by their methods, neither library is imported here."""
-    if value is None or type(value) in (bool, float, str, bytes, datetime):
+    if value is None or type(value) in (bool, float, bytes, datetime):
         return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half characters, of odd file names, go into no file
     if isinstance(value, int):
         return int(value) if -INT64 <= value < INT64 else str(int(value))
     if hasattr(value, "detach"):

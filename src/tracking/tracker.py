@@ -21,6 +21,7 @@ class SacredRun(Protocol):
     """What is used of ``sacred.run.Run``."""
 
     info: dict[str, Any]
+    result: Any
 
     def log_scalar(self, metric_name: str, value: float, step: int | None = None) -> None:
         """One point of one curve."""
@@ -30,10 +31,10 @@ class SacredRun(Protocol):
 
 
 class Restorable(Protocol):
-    """A store of curves that can be made equal to the journal."""
+    """A store of curves that follows the journal."""
 
-    def restore(self, curves: Series) -> None:
-        """Replaces the run's curves."""
+    def restore(self) -> None:
+        """The journal was set back: becomes equal to it."""
 
 
 class Tracker:
@@ -66,7 +67,7 @@ class Tracker:
             raise RuntimeError("a resumed run must call Tracker.load_state_dict before it logs")
         values = {name: number(value) for name, value in record.values.items()}
         t_env = int(record.t_env)
-        self._journal.write({"kind": record.kind, "t_env": t_env, "values": values})
+        self._journal.write({"kind": record.kind, "t_env": t_env, "values": values} | record.kept)
         for name, value in values.items():
             self._run.log_scalar(name, value, t_env)
             if self._writer is not None:
@@ -115,9 +116,9 @@ class Tracker:
             JournalError: the journal does not belong to that checkpoint, or is damaged.
         """
         self._journal.rewind(state["cursor"])
-        curves = series(self._journal.path)
         for store in self._stores:
-            store.restore(curves)
+            store.restore()
+        curves = series(self._journal.path)
         last = max((curve[-1][0] for curve in curves.values()), default=-1)
         self._summary = _last(series(self._journal.path, kinds=("test",)))
         self._publish()
@@ -137,6 +138,7 @@ class Tracker:
 
     def _publish(self) -> None:
         self._run.info["summary"] = dict(self._summary)
+        self._run.result = result(self._summary)
         self._folder.beat(summary=_finite(self._summary))
 
     def _tensorboard(self, purge_step: int | None = None) -> Any:
@@ -147,6 +149,11 @@ class Tracker:
         except ImportError as error:
             self.message(f"TensorBoard is not installed ({error}): the run goes on without it")
             return None
+
+
+def result(summary: Mapping[str, float]) -> float | None:
+    """The one number of a run: its last win rate where there is one, else its last return; None before any test."""
+    return next((summary[name] for name in ("test_battle_won_mean", "test_return_mean") if name in summary), None)
 
 
 def _last(tests: Series) -> dict[str, float]:

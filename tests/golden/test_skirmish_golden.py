@@ -12,7 +12,7 @@ def test_smacs_published_numbers() -> None:
     """3m: a full Marine's kill 55 / 18.25, the win 200 / 18.25; the starting scene's first numbers."""
     env = StarCraft2(StarCraft2.Config(engine="skirmish", map_name="3m"), 1, "cpu", 0)
     shown = env.reset()
-    assert env.battle._numbers()["divisor"] == pytest.approx(18.25)
+    assert env.battle.setting.numbers()["divisor"] == pytest.approx(18.25)
     assert shown.avail[0, 0].tolist() == [False, True, True, True, True, True, False, False, False]
     assert shown.state[0, 21:].sum() == 0
 

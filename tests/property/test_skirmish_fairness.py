@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from envs.skirmish.battle import Rules, Skirmish
+from envs.skirmish.battle import Skirmish
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options
+from envs.skirmish.scene import Rules
 
 QUICK = ("3m", "2s3z")
 SLOW = ("8m", "25m", "MMM", "3s5z", "1c3s5z", "bane_vs_bane")

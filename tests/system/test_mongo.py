@@ -15,7 +15,7 @@ import gridfs
 import pymongo
 import pytest
 
-from tracking import experiment, mongo
+from tracking import experiment, mongo, shipping
 from tracking.experiment import execute
 from tracking.folder import RunFolder
 from tracking.journal import series
@@ -39,6 +39,7 @@ def server(tmp_path_factory):
 def brisk(monkeypatch):
     """Beats and waits of tests; the bounds that are checked follow from them."""
     monkeypatch.setattr(experiment, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(shipping, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(mongo, "WAIT_MS", 500)
 
 
@@ -122,7 +123,6 @@ def test_a_completed_run(db, settings, folder, capsys):
     record = folder.record
     assert record["status"] == "COMPLETED"
     assert record["sacred"] == {
-        "id": 1,
         "dir": "sacred/1",
         "mongo": {"id": 1, "address": settings["mongo_url"].split("/")[2], "db": settings["mongo_db"]},
     }
@@ -218,7 +218,7 @@ def test_a_server_absent_at_the_start_and_there_at_the_resumption(db, settings, 
     assert execute(absent, folder, body) == "COMPLETED"
     assert time.monotonic() - begin < 8
     shown = capsys.readouterr().out
-    expected = f"MongoDB at 127.0.0.1:{port} is not reachable: the run goes on, everything is kept in {folder.journal}"
+    expected = f"MongoDB at 127.0.0.1:{port} is not reachable: the run goes on, everything is kept in {folder.path}"
     assert shown.count(expected) == 1
     assert all("s3cret" not in path.read_text(errors="ignore") for path in folder.path.rglob("*") if path.is_file())
     assert in_files(folder)[1]["loss"] == [10, 20]
@@ -252,11 +252,12 @@ def test_a_server_that_dies_neither_stops_the_run_nor_holds_up_its_end(settings,
     assert died.is_set()
     assert time.monotonic() - begin < 10
     assert [step for step, _ in series(folder.journal)["loss"]] == [10, 20, 30] == in_files(folder)[1]["loss"]
-    assert "did not get the end of this run" in capsys.readouterr().out
-    assert (folder.sacred / "unsent" / "run.json").exists()
+    shown = capsys.readouterr().out
+    assert "did not get the end of this run (up to 8 of 12 points)" in shown
+    assert f"src/main.py sync {folder.path.name} -m URL" in shown
     with serve(tmp_path / "mortal") as again, pymongo.MongoClient(again.uri) as client:
         run = client[settings["mongo_db"]].runs.find_one()
-        assert run["status"] == "RUNNING"  # it could not hear of the end; the next resumption tells it
+        assert run["status"] == "RUNNING"  # it could not hear of the end; the next resumption tells it, or ``sync``
 
         def rest(tracker):
             tracker.load_state_dict({"cursor": folder.journal.stat().st_size})
@@ -264,7 +265,6 @@ def test_a_server_that_dies_neither_stops_the_run_nor_holds_up_its_end(settings,
         assert execute(settings | {"mongo_url": again.uri}, folder, rest, resume=True) == "COMPLETED"
         assert steps_of(client[settings["mongo_db"]])["loss"] == [10, 20, 30]
         assert client[settings["mongo_db"]].runs.find_one()["status"] == "COMPLETED"
-        assert not (folder.sacred / "unsent" / "run.json").exists()
 
 
 def test_a_server_that_never_answers(settings, capsys):

@@ -17,6 +17,7 @@ STAND_IN = f"""#!/bin/sh
 # Notes installations, reports what would be run, and is Python otherwise.
 case "$*" in
   *"-m pip install"*) echo "$*" >>"$LOG"; [ -z "$SLOW" ] || sleep "$SLOW"; exit "${{PIP_STATUS:-0}}" ;;
+  *"-m pip check"*) if [ -n "$BROKEN" ]; then echo "$BROKEN"; exit 1; fi ;;
   *"-m pip"*) exit 0 ;;
   *"-m pytest"* | src/main.py*)
     echo "in $PWD:$COFACTOR_STARTED_AS"; for word in "$@"; do echo "<$word>"; done; exit 7 ;;
@@ -38,11 +39,15 @@ class Project:
         self.python.chmod(0o755)
         for name in ("run.sh", "requirements.txt", "requirements-dev.txt", "requirements-envs.txt"):
             shutil.copy(ROOT / name, self.root)
+        (self.root / "requirements-game.txt").write_text(
+            "-r requirements-client.txt\ngame @ git+https://host/game.git@12\n"
+        )
+        (self.root / "requirements-client.txt").write_text("client==1\n")
         self.command = str(self.root / "run.sh")
 
     def environment(self, **env: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name != "COFACTOR_VENV"}
-        return kept | {"LOG": str(self.log), "SLOW": ""} | env
+        return kept | {"LOG": str(self.log), "SLOW": "", "BROKEN": ""} | env
 
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -88,17 +93,75 @@ def test_tests_need_more_and_that_is_enough_for_runs(project: Project):
 def test_environments_are_installed_when_asked_for(project: Project):
     for _ in range(2):
         done = project.run("install", "envs")
-        assert (done.returncode, done.stdout) == (0, "") and "installed: requirements-envs.txt" in done.stderr
+        assert (done.returncode, done.stdout) == (0, "") and "installed: envs" in done.stderr
     assert [line.rpartition("/")[2] for line in project.installations()] == ["requirements-envs.txt"]
     project.run()
     assert len(project.installations()) == 1, "they bring what a run needs"
 
 
-@pytest.mark.parametrize("words", [["install"], ["install", "env"], ["install", "envs", "now"]])
+@pytest.mark.parametrize("words", [["install", ""], ["install", "env"], ["install", "envs", "now"], ["install", "dev"]])
 def test_nothing_else_can_be_installed(project: Project, words: list[str]):
     done = project.run(*words)
-    assert done.returncode == 1 and "'./run.sh install envs' is all there is" in done.stderr
+    assert done.returncode == 1 and "knows these names: client envs game" in done.stderr
     assert not project.installations()
+
+
+def test_installing_needs_no_extra(project: Project):
+    for _ in range(2):
+        done = project.run("install")
+        assert (done.returncode, done.stdout) == (0, "") and "installed: requirements.txt" in done.stderr
+    assert [Path(line).name for line in project.installations()] == ["requirements.txt"]
+
+
+def test_what_comes_on_top_is_installed_without_dependencies(project: Project):
+    done = project.run("install", "game", "envs")
+    assert done.returncode == 0, done.stderr
+    words = [line.split() for line in project.installations()]
+    assert [Path(line[-1]).name for line in words] == [
+        "requirements.txt",
+        "requirements-game.txt",
+        "requirements-envs.txt",
+    ]
+    assert ["--no-deps" in line for line in words] == [False, True, False]
+    project.run("install", "envs", "game")
+    assert len(project.installations()) == 3
+
+
+def test_what_fails_on_top_leaves_the_rest(project: Project):
+    project.run("install")
+    assert project.run("install", "game", PIP_STATUS="1").returncode == 1
+    project.run()
+    assert [Path(line).name for line in project.installations()] == ["requirements.txt", "requirements-game.txt"]
+    assert project.run("install", "game").returncode == 0
+    assert len(project.installations()) == 3
+
+
+def test_what_is_included_counts(project: Project):
+    project.run("install", "game")
+    (project.root / "requirements-client.txt").write_text("client==2\n")
+    project.run("install", "game")
+    assert [Path(line).name for line in project.installations()] == [
+        "requirements.txt",
+        *["requirements-game.txt"] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        (
+            "game 1.0 requires enum34, which is not installed.\nClient 1 has requirement numpy<1, but you have 2.",
+            0,
+        ),
+        ("game 1.0 requires enum34, which is not installed.\nsacred 1 requires wrapt, which is not installed.", 1),
+        ("gamer 1.0 requires enum34, which is not installed.", 1),
+    ],
+)
+def test_contradictions_that_are_meant_are_none(project: Project, broken: str, status: int):
+    done = project.run("install", "game", BROKEN=broken)
+    assert done.returncode == status
+    assert ("contradict each other" in done.stderr) is (status == 1)
+    assert "game 1.0" not in done.stderr
 
 
 def test_changed_requirements_are_installed(project: Project):
@@ -174,21 +237,3 @@ def test_says_what_python_it_needs(project: Project, tmp_path: Path, python: str
     assert done.returncode == 1
     assert says in done.stderr
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("words", [["--check"], []])
-def test_install_sc2_says_what_is_missing(tmp_path: Path, words: list[str]):
-    build = tmp_path / "Versions" / "Base75689"
-    build.mkdir(parents=True)
-    (build / "SC2_x64").touch()
-    env = os.environ | {"SC2PATH": str(tmp_path), "COFACTOR_VENV": str(tmp_path / "none")}
-    command = [str(ROOT / "install_sc2.sh"), *words]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    missing = [line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith("missing")]
-    assert missing == ["permission", "SMAC", "Python"]
-
-
-def test_install_sc2_refuses_other_words():
-    done = subprocess.run([str(ROOT / "install_sc2.sh"), "--all"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "usage" in done.stderr

@@ -93,6 +93,46 @@ def played(lengths: list[int] = LENGTHS, terminated: list[bool] = TERMINATED) ->
     return runner.collect(t_env=70, mode="explore"), env, puppet
 
 
+class Losing(Script):
+    """Loses rows: the k-th play of row r at step ``lost[k][r]``; the next plays' lengths are ``later``."""
+
+    def __init__(self, lost: list[dict[int, int]], later: list[list[int]]) -> None:
+        super().__init__(LENGTHS, TERMINATED)
+        self.schedule, self.later, self.resets = lost, later, []
+
+    def reset(self, which: Tensor | None = None) -> TimeStep:
+        if which is not None:
+            self.resets.append(which.nonzero()[:, 0].tolist())
+            self.t[which] = 0
+            self.length[which] = torch.tensor(self.later[len(self.resets) - 1])[which]
+        return self._show()
+
+    def step(self, action: Tensor) -> Outcome:
+        outcome = super().step(action)
+        now = self.schedule[len(self.resets)]
+        lost = torch.tensor([now.get(row) == t for row, t in enumerate(self.t.tolist())])
+        return replace(outcome, lost=lost, terminated=outcome.terminated & ~lost, truncated=outcome.truncated & ~lost)
+
+
+def test_lost_rows_are_discarded_and_played_again() -> None:
+    env = Losing([{1: 3, 3: 2}, {3: 1}, {}], later=[[9, 1, 9, 3], [9, 9, 9, 2]])
+    puppet = Puppet(env.spec)
+    runner = EpisodeRunner(env, puppet, EpisodeRunner.Config(), Settings(), torch.Generator())
+    rollout = runner.collect(t_env=0, mode="explore")
+    got, lengths = rollout.episodes, [2, 1, 1, 2]
+    assert env.resets == [[1, 3], [3]] and rollout.discarded == 3
+    assert got.length.tolist() == lengths and got.mask.sum(1).tolist() == lengths
+    assert got.terminated.any(1).tolist() == TERMINATED
+    assert rollout.stats["time"].tolist() == lengths == rollout.stats["ep_length"].tolist()
+    for row, length in enumerate(lengths):
+        assert got.reward[row].tolist() == pytest.approx([row + t / 10 if t < length else 0 for t in range(2)])
+        assert got.action[row, :, 0].tolist() == [(t + 1) % A if t < length else 0 for t in range(2)]
+        assert got.obs[row, :, 0, 0].tolist() == [row + t if t <= length else 0 for t in range(3)]
+        assert got.avail[row, 2, 0].tolist() == ([a != 2 for a in range(A)] if length == 2 else [True] * A)
+    starts = [call for call in puppet.calls if not call.hidden.any()]
+    assert len(starts) == 3 and not any(call.last.any() for call in starts), "every play begins afresh"
+
+
 def test_lengths_and_masks() -> None:
     got = played()[0].episodes
     assert got.length.tolist() == LENGTHS and got.length.device.type == "cpu"

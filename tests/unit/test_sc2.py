@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.registry import ENVS
+from envs.fleet import Care
 from envs.sc2 import StarCraft2
-from envs.skirmish.battle import without_missing_driver
-from envs.skirmish.env import missing_for_starcraft2
 from envs.skirmish.maps import MAPS
 from envs.skirmish.options import Options, max_reward, sizes
+from envs.skirmish.scene import without_missing_driver
 
 # map, agents, enemies, limit, type bits, actions, observation, state, unscaled maximal reward
 SMAC = """
@@ -132,7 +134,8 @@ def test_options_change_the_sizes(args: dict[str, Any], obs: int, state: int) ->
 def test_every_argument_of_upstream_has_its_default() -> None:
     defaults = vars(StarCraft2.Config())
     assert {name: defaults[name] for name in ARGUMENTS} == ARGUMENTS
-    assert set(defaults) - set(ARGUMENTS) == {"engine", "sight_range", "obs_allies"}
+    care = {field.name for field in fields(Care)}
+    assert set(defaults) - set(ARGUMENTS) == {"engine", "sight_range", "obs_allies"} | care
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -200,19 +203,70 @@ def test_starcraft2_engine_names_what_is_missing(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     with pytest.raises(ValueError) as error:
         StarCraft2.settle(config(engine="starcraft2"))
-    for word in ("StarCraft II is not found", "SC2PATH", "git+https", "PyPI is another project"):
+    for word in ("StarCraft II is not found", "SC2PATH", "./install_sc2.sh", "smac is another project"):
         assert word in str(error.value)
-    (tmp_path / "Versions").mkdir()
-    assert not any("StarCraft II is not found" in reason for reason in missing_for_starcraft2("smac"))
 
 
-def test_found_starcraft2_is_not_built_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "Versions").mkdir()
-    (tmp_path / "site" / "smac" / "env" / "starcraft2").mkdir(parents=True)
-    monkeypatch.setenv("SC2PATH", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    with pytest.raises(ValueError, match="not built yet"):
-        StarCraft2.settle(config(engine="starcraft2"))
+def installation(where: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders and files that are looked at, of a game 4.10 with one map, SMAC, and what both need."""
+    for build in (69232, 75689):
+        binary = where / "Versions" / f"Base{build}" / "SC2_x64"
+        binary.parent.mkdir(parents=True)
+        binary.write_text("")
+        binary.chmod(0o755)
+    (where / "Maps" / "SMAC_Maps").mkdir(parents=True)
+    (where / "Maps" / "SMAC_Maps" / "8m_vs_9m.SC2Map").write_text("")
+    site = where / "site"
+    for folder in ("smac/env/starcraft2", "pysc2/run_configs", "s2clientprotocol", "websocket"):
+        (site / folder).mkdir(parents=True)
+    known = [("4.6.2", 69232), ("4.10.0", 75689), ("5.0.9", 87702)]
+    lines = [f'    Version("{version}", {build}, "D1A6", None),' for version, build in known]
+    (site / "pysc2" / "run_configs" / "lib.py").write_text("\n".join(lines))
+    monkeypatch.setenv("SC2PATH", str(where))
+    monkeypatch.setattr("sys.path", [str(site), *sys.path])
+    return where
+
+
+def test_found_game_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation(tmp_path, monkeypatch)
+    for engine in ("auto", "starcraft2"):
+        settled = StarCraft2.settle(config(engine=engine, map_name="8m_vs_9m_myopic", obs_terrain_height=True))
+        assert (settled.engine, settled.game_version, settled.sight_range) == ("starcraft2", "4.10", 6.0)
+        assert StarCraft2.settle(settled) == settled
+    options = StarCraft2.upstream(settled)
+    assert (options["map_name"], options["obs_terrain_height"], options["difficulty"]) == ("8m_vs_9m", True, "7")
+    assert not {"engine", "seed", "timeout", "sight_range", "replay_dir", "recycle_gib"} & options.keys()
+    assert StarCraft2.settle(config(engine="starcraft2", map_name="8m_vs_9m", game_version="4.6.2"))
+
+
+@pytest.mark.parametrize(
+    ("env_args", "said"),
+    [
+        ({"map_name": "3m"}, r"map 3m.SC2Map is not found in .*SMAC_Maps"),
+        (
+            {"game_version": "5.0.9"},
+            r"II 5.0.9 \(Base87702\) is not installed at .*has 4.6.2 \(Base69232\), 4.10.0",
+        ),
+        ({"game_version": "4.99"}, r"game_version 4.99 is not known to pysc2, whose latest is 5.0.9"),
+        ({"replay_dir": "here"}, r"the game through upstream's code cannot honour replay_dir: a run saves no"),
+        ({"seed": 3}, r"cannot honour seed: the run's own seed"),
+        ({"max_starting": 0}, r"max_starting must be positive"),
+    ],
+)
+def test_what_the_found_game_cannot_do_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env_args: dict[str, Any], said: str
+) -> None:
+    installation(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=said):
+        StarCraft2.settle(config(**{"engine": "starcraft2", "map_name": "8m_vs_9m", **env_args}))
+
+
+def test_another_project_called_smac_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation(tmp_path, monkeypatch)
+    (tmp_path / "site" / "smac" / "env" / "starcraft2").rmdir()
+    with pytest.raises(ValueError, match=r"another project \(PyPI's smac tunes hyper-parameters\)"):
+        StarCraft2.settle(config(engine="starcraft2", map_name="8m_vs_9m"))
+    assert StarCraft2.settle(config(engine="auto", map_name="8m_vs_9m")).engine == "skirmish"
 
 
 def test_auto_falls_back_with_a_box(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.skirmish.battle import Rules, Skirmish
+from envs.skirmish.battle import Skirmish
 from envs.skirmish.maps import MAPS, BattleMap, ground
 from envs.skirmish.options import Options
+from envs.skirmish.scene import Rules
 
 Team = tuple[tuple[str, int], ...]
 Place = tuple[float, float]

@@ -17,6 +17,7 @@ import pytest
 import torch
 import warp as wp
 
+from envs.rows.smac_view import Eyes
 from envs.sc2 import StarCraft2
 from envs.skirmish.engine.layout import ATTACK, MOVE, STAND, Battle, Scene
 from envs.skirmish.engine.orders import obey, scripted_action
@@ -178,7 +179,14 @@ def compare(env: StarCraft2, theirs: Any, row: int) -> None:
     same(shown.extras["visible"][row], visible[:, :n])
     same(seen_enemies(env, shown.obs[row]), visible[:, n:])
     state = theirs.get_state()
-    same(shown.state[row], without_mates(env, state.reshape(n, -1)).ravel() if env.cfg.obs_instead_of_state else state)
+    state = without_mates(env, state.reshape(n, -1)).ravel() if env.cfg.obs_instead_of_state else state
+    same(shown.state[row], state)
+    eyes = Eyes(theirs, env.cfg.sight_range, env.cfg.obs_allies)  # what we compute of SMAC's units with the game itself
+    eyes.look()
+    same(torch.from_numpy(eyes.obs()), without_mates(env, np.stack(theirs.get_obs())))
+    same(torch.from_numpy(eyes.avail), theirs.get_avail_actions())
+    same(torch.from_numpy(eyes.visible), visible[:, :n])
+    same(torch.from_numpy(eyes.state()), state)
 
 
 def seen_enemies(env: StarCraft2, obs: torch.Tensor) -> torch.Tensor:
@@ -281,6 +289,19 @@ def test_what_myopic_agents_see(name: str) -> None:
         for row in range(30):
             write(env, theirs, row)
             compare(env, theirs, row)
+
+
+@pytest.mark.parametrize("options", [{}, {"obs_pathing_grid": True, "obs_timestep_number": True}], ids=" ".join)
+def test_heights_that_only_the_game_knows(options: dict[str, Any]) -> None:
+    env, theirs, _ = pair("3m", 30, **options)
+    theirs.obs_terrain_height = True
+    theirs.terrain_height = np.random.default_rng(2).random((32, 32))
+    scatter(env, np.random.default_rng(1))
+    for row in range(30):
+        write(env, theirs, row)
+        eyes = Eyes(theirs, 9.0, "full")
+        eyes.look()
+        same(torch.from_numpy(eyes.obs()), theirs.get_obs())
 
 
 # ---------------------------------------------------------------- rewards and ends

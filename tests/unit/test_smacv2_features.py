@@ -179,7 +179,9 @@ def restart(env: SMACv2, theirs: Any) -> None:
             "enemy_start_positions": {"item": np.ones((len(team[1]), 2))},
         }
     )
-    theirs.max_reward = env.battle._numbers()["divisor"] * (theirs.reward_scale_rate if theirs.reward_scale else 1)
+    theirs.max_reward = env.battle.setting.numbers()["divisor"] * (
+        theirs.reward_scale_rate if theirs.reward_scale else 1
+    )
 
 
 def same(ours: torch.Tensor, theirs: Any) -> None:

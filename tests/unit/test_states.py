@@ -93,6 +93,17 @@ def test_draws_are_those_of_the_padded_episodes():
     assert torch.equal(rngs[0].get_state(), rngs[1].get_state())
 
 
+def test_states_of_changed_episodes_are_the_changed_states():
+    whole, states = batch(), batch().packed()
+    moved = states.map(lambda x: x.nan_to_num())
+    assert torch.equal(moved.obs, states.obs) and moved.alive == states.alive
+    twice = states.repeated(2)
+    assert len(twice) == 2 * len(states) and twice.alive == [2 * k for k in states.alive]
+    assert torch.equal(twice.spread(twice.obs)[B:], states.spread(states.obs)) and states.repeated(1) is states
+    drawn = torch.full((B, T + 1, N), 2)
+    assert torch.equal(states.completed(states.pack(drawn)), states.pack(whole.completed(drawn)))
+
+
 @pytest.mark.parametrize("name", ["rnn", "mlp", "ppo"])
 def test_networks_make_the_same_of_packed_states(name):
     """Also in double precision and their gradients; NaN on padding is never read."""

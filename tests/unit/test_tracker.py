@@ -13,7 +13,7 @@ import torch
 from tracking import tracker as module
 from tracking.console import Console, Speed
 from tracking.folder import RunFolder
-from tracking.journal import Journal, read
+from tracking.journal import Journal, read, series
 from tracking.plain import plain
 from tracking.record import Interrupted, Record
 from tracking.tracker import Tracker
@@ -24,6 +24,7 @@ class FakeRun:
 
     def __init__(self, journal_path):
         self.info, self.scalars, self.files, self.journal_path, self.journal_first = {}, [], [], journal_path, True
+        self.result = None
 
     def log_scalar(self, metric_name, value, step=None):
         logged = [record for record in read(self.journal_path) if metric_name in record["values"]]
@@ -35,8 +36,11 @@ class FakeRun:
 
 
 class FakeStore:
-    def restore(self, curves):
-        self.curves = curves
+    def __init__(self, journal):
+        self.journal = journal
+
+    def restore(self):
+        self.curves = series(self.journal)
 
 
 @pytest.fixture
@@ -83,6 +87,7 @@ def test_the_last_test_is_the_summary(folder):
     for t_env, won in ((10, 0.25), (20, math.nan)):
         tracker.log(Record("test", t_env, {"test_battle_won_mean": won}))
     assert run.info["summary"]["test_t_env"] == 20
+    assert math.isnan(run.result)
     assert math.isnan(run.info["summary"]["test_battle_won_mean"])
     assert folder.record["summary"] == {"test_battle_won_mean": None, "test_t_env": 20}
 
@@ -93,13 +98,14 @@ def test_a_resumed_run_goes_back_with_everything_that_follows_the_journal(folder
     state = tracker.state_dict()
     tracker.log(Record("test", 20, {"test_return_mean": 2.0}))
     tracker.close()
-    store = FakeStore()
+    store = FakeStore(folder.journal)
     tracker, run = make(folder, resumed=True, stores=(store,))
     with pytest.raises(RuntimeError, match="load_state_dict"):
         tracker.log(Record("test", 20, {"test_return_mean": 2.0}))
     tracker.load_state_dict(state)
     assert store.curves == {"test_return_mean": [(10, 1.0)]}
     assert run.info["summary"] == {"test_return_mean": 1.0, "test_t_env": 10}
+    assert run.result == 1.0
     tracker.log(Record("test", 20, {"test_return_mean": 2.5}))
     assert [record["values"]["test_return_mean"] for record in read(folder.journal)] == [1.0, 2.5]
 
@@ -204,6 +210,7 @@ def test_plain_values():
         "in": (True, {3, 1}),
         "path": __import__("pathlib").Path("/a"),
         "x": np.array(2),
+        "half": "a\udc80ä",
     }
     assert plain(value) == {
         "1": 0.5,
@@ -212,6 +219,7 @@ def test_plain_values():
         "in": [True, [1, 3]],
         "path": "/a",
         "x": 2,
+        "half": "a?ä",
     }
     assert type(plain(np.float64(1.5))) is float
     assert type(plain(np.bool_(True))) is bool

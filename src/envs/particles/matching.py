@@ -50,7 +50,7 @@ class Matching:
 
     def _prepare(self) -> None:
         """Binds the kernel to tensors of its own."""
-        from envs.skirmish.battle import without_missing_driver  # here, since few need it and it brings the simulator
+        from envs.skirmish.scene import without_missing_driver  # here, since few need it and it brings the simulator
 
         wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
         with without_missing_driver():

@@ -17,6 +17,10 @@ class FactoryError(ValueError):
     """An environment that cannot be used here, and what to do about it."""
 
 
+class SimulatorLostError(RuntimeError):
+    """A simulator's own process crashed or hangs. It has to be started anew; nothing is known of its episode's end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """How a worker makes its simulator."""
@@ -52,6 +56,10 @@ class About:
     episode_limit: int
     reward: str
     metrics: tuple[str, ...]
+    extras: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Further booleans that it shows: names and shapes."""
+    unit_dim: int | None = None
+    """See ``EnvSpec``."""
 
 
 class Board:
@@ -61,10 +69,12 @@ class Board:
         """``fd`` is a file of at least ``size(about, n_rows)`` bytes."""
         memory = mmap.mmap(fd, self.size(about, n_rows))
         offset = 0
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for name, shape, kind in self._fields(about):
-            array: npt.NDArray[Any] = np.ndarray((n_rows, *shape), kind, memory, offset)
-            setattr(self, name, array)
-            offset += _aligned(array.nbytes)
+            arrays[name] = np.ndarray((n_rows, *shape), kind, memory, offset)
+            offset += _aligned(arrays[name].nbytes)
+        self.extras = {name: arrays.pop(f"extras.{name}") for name, _ in about.extras}
+        vars(self).update(arrays)
 
     obs: npt.NDArray[np.float32]
     state: npt.NDArray[np.float32]
@@ -74,6 +84,13 @@ class Board:
     """Terminated, truncated."""
     info: npt.NDArray[np.float32]
     action: npt.NDArray[Any]
+    extras: dict[str, npt.NDArray[np.bool_]]
+
+    def clear(self, row: int) -> None:
+        """Shows nothing in row ``row``, neither an end nor an empty mask: its simulator is gone."""
+        for array in (self.obs, self.state, self.reward, self.ended, self.info, *self.extras.values()):
+            array[row] = 0
+        self.avail[row] = True
 
     @classmethod
     def size(cls, about: About, n_rows: int) -> int:
@@ -92,6 +109,7 @@ class Board:
             ("ended", (2,), "?"),
             ("info", (len(about.metrics),), "f4"),
             ("action", (n,) if about.bounds is None else (n, a), "i8" if about.bounds is None else "f4"),
+            *((f"extras.{name}", shape, "?") for name, shape in about.extras),
         ]
 
 

@@ -12,7 +12,7 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,7 @@ SIMULATORS = {
     "pettingzoo": "envs.rows.simulators:PettingZoo",
     "gymnasium": "envs.rows.gathered:Gymnasium",
     "magent": "envs.rows.magent:Battle",
+    "smac": "envs.rows.smac:Smac",
 }
 """Interface -> the ``Simulator`` that adapts it, imported when it is asked for."""
 EXTRAS = ("magent2", "lbforaging", "rware", "mpe2", "gymnasium", "pettingzoo")
@@ -44,6 +45,8 @@ class View:
     state: Array
     avail: Sequence[Array] | Array
     """As ``obs``; empty where actions are not numbered."""
+    extras: Mapping[str, Array] = field(default_factory=dict)
+    """What ``About.extras`` names."""
 
 
 @dataclass
@@ -137,6 +140,8 @@ def write(board: Board, row: int, view: View) -> None:
     for shown, there in ((view.obs, board.obs[row]), (view.avail, board.avail[row])):
         _fill(there, shown)
     board.state[row] = view.state
+    for name, values in view.extras.items():
+        board.extras[name][row] = values
 
 
 def _fill(there: Array, shown: Sequence[Array] | Array) -> None:
@@ -165,7 +170,7 @@ def write_result(board: Board, row: int, result: Result, metrics: tuple[str, ...
         board.info[row, k] = float(result.info[name])
 
 
-def _seed_globals(seed: int) -> None:
+def seed_globals(seed: int) -> None:
     """Many environments draw from the global generators; in a worker these are nobody else's."""
     random.seed(seed)
     np.random.seed(seed)
@@ -199,7 +204,7 @@ class PyMarl(Simulator):
         )
 
     def _make(self, seed: int) -> None:
-        _seed_globals(seed)
+        seed_globals(seed)
         kwargs = dict(self._source.kwargs)
         if "seed" in inspect.signature(self._factory).parameters:
             kwargs["seed"] = seed
@@ -285,7 +290,7 @@ class PettingZoo(Simulator):
 
     def seed(self, seed: int) -> None:
         """Takes effect at the next reset."""
-        _seed_globals(seed)
+        seed_globals(seed)
         self._seed: int | None = seed
 
     def reset(self) -> View:

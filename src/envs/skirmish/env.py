@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +13,9 @@ from torch import Tensor
 
 from core.picture import Frame, Stage
 from core.specs import ActionSpec, EnvSpec, Outcome, TimeStep
+from envs import installed
 from envs.base import BatchedEnv
+from envs.fleet import Care
 from envs.skirmish.maps import BattleMap
 from envs.skirmish.options import complete, features, sizes
 
@@ -30,7 +29,17 @@ _REFUSED = {
     "seed": "the run's own seed seeds every row",
     "debug": "it has no debug log; see render(row)",
 }
-"""Options of upstream that only their default fits, with the reason."""
+"""Options of upstream that only their default fits on skirmish, with the reason."""
+
+_REFUSED_BY_GAME = {
+    "replay_dir": "a run saves no StarCraft II replays",
+    "replay_prefix": "a run saves no StarCraft II replays",
+    "seed": "the run's own seed seeds every game",
+}
+"""The same on the game."""
+
+OURS = ("sight_range", "obs_allies", "hides_lower_enemies")
+"""Options that upstream does not have."""
 
 _INFO = {
     "battle_won": "won",
@@ -41,6 +50,10 @@ _INFO = {
 """Upstream's info, by the tensors' names; the last only with ``continuing_episode``."""
 
 
+INSTALL = "To use it, start './run.sh install sc2' and './install_sc2.sh' (PyPI's package smac is another project)"
+"""How to get the game and upstream's packages."""
+
+
 class SkirmishEnv(BatchedEnv):
     """StarCraft II micromanagement, on the game itself or on our own simulator of it."""
 
@@ -49,11 +62,11 @@ class SkirmishEnv(BatchedEnv):
     package: ClassVar[str]
     """Upstream's Python package."""
     refused: ClassVar[dict[str, str]] = {}
-    """Further options that only their default fits, with the reason."""
+    """Further options that only their default fits on skirmish, with the reason."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(BatchedEnv.Config):
-        """The legal ``env_args`` that say nothing about what a battle shows and pays."""
+    class Config(Care, BatchedEnv.Config):
+        """The legal ``env_args`` that say nothing about what a battle shows and pays. ``Care``'s are for the game."""
 
         engine: Literal["auto", "starcraft2", "skirmish"] = "auto"
         """The game, our simulator, or the game where it is found and usable."""
@@ -61,7 +74,7 @@ class SkirmishEnv(BatchedEnv):
         """Of the built-in AI, 1 to 9 or A. The maps never start that AI, so it hardly matters there; it does nothing on
         skirmish."""
         game_version: str | None = None
-        """Which StarCraft II; None is the newest installed."""
+        """Which StarCraft II; null: 4.10."""
         seed: int | None = None
         """Upstream's own seed; runs are seeded by the run's."""
         continuing_episode: bool = False
@@ -78,6 +91,21 @@ class SkirmishEnv(BatchedEnv):
         """Its height."""
         debug: bool = False
         """Upstream's debug log."""
+        recycle_episodes: int | None = 5000
+        """Battles after which a game is replaced by a new one, against leaks; null: never."""
+        recycle_gib: float | None = 8.0
+        """GiB of memory (resident, game and Python together) at which it is replaced; null: never."""
+
+    @classmethod
+    def build(cls, cfg: Any, n_envs: int, device: torch.device | str, seed: int) -> BatchedEnv:
+        """On the engine that ``cfg`` decides for."""
+        settled = cls.settle(cfg)
+        if settled.engine == "skirmish":
+            return cls(settled, n_envs, device, seed)
+        from envs.game import Game, GameEnv  # not needed where battles are simulated
+
+        name, battle_map = cls.__module__.rpartition(".")[2], cls.battle_map(settled)
+        return GameEnv(Game(name, cls.package, cls.upstream(settled), battle_map), settled, n_envs, device, seed)
 
     def __init__(self, cfg: Config, n_envs: int, device: torch.device | str, seed: int) -> None:
         """Compiles the simulator's kernels when first reset."""
@@ -110,33 +138,49 @@ class SkirmishEnv(BatchedEnv):
 
     @classmethod
     @abstractmethod
-    def install(cls) -> str:
-        """How to get the game and upstream's package."""
+    def map_files(cls) -> list[str]:
+        """The names of all of StarCraft II's maps that it can be played on, without their endings."""
 
     @classmethod
     def settle(cls, cfg: Any) -> Any:
         """Decides the engine, takes from the map what the options leave to it, and checks all of it."""
-        problems = cfg.problems()
+        problems = cfg.problems() + cfg.care_problems()
         try:
             cfg = complete(cfg, cls.battle_map(cfg))
         except ValueError as error:
             problems.append(str(error))
-        missing = missing_for_starcraft2(cls.package)
-        if cfg.engine == "starcraft2":
-            raise ValueError(f"env_args.engine=starcraft2: {' and '.join(missing)}. To use it, {cls.install()}; "
-                             "or choose env_args.engine=skirmish")  # fmt: skip
         if cfg.difficulty not in tuple("123456789A"):
             problems.append(f"difficulty must be one of 1 to 9 or A, not '{cfg.difficulty}'")
-        problems += [
-            f"the skirmish engine cannot honour {name}: {reason}"
-            for name, reason in (_REFUSED | cls.refused).items()
-            if getattr(cfg, name) != getattr(cls.Config, name)
-        ]
+        absent = installed.missing(cls.package, cls.map_file(cfg), cfg.game_version)
+        if cfg.engine == "starcraft2" and absent:
+            raise ValueError(f"env_args.engine=starcraft2: {' and '.join(absent)}. {INSTALL}; "
+                             "or choose env_args.engine=skirmish")  # fmt: skip
+        if cfg.engine == "starcraft2" or (cfg.engine == "auto" and not absent):
+            cfg = replace(cfg, engine="starcraft2", game_version=cfg.game_version or installed.DEFAULT_VERSION)
+            problems += _defaults_only(cfg, _REFUSED_BY_GAME, "the game through upstream's code") + cls.unknown(cfg)
+        else:
+            problems += _defaults_only(cfg, _REFUSED | cls.refused, "the skirmish engine")
         if problems:
             raise ValueError("; ".join(problems))
         if cfg.engine == "auto":
-            sys.stderr.write(skirmish_warning(cls.game, missing) + "\n")
-        return replace(cfg, engine="skirmish")
+            sys.stderr.write(skirmish_warning(cls.game, absent) + "\n")
+        return cfg if cfg.engine == "starcraft2" else replace(cfg, engine="skirmish")
+
+    @classmethod
+    def unknown(cls, cfg: Any) -> list[str]:  # noqa: ARG003
+        """What of ``cfg`` upstream has no option for, and we cannot do in its place."""
+        return []
+
+    @classmethod
+    def map_file(cls, cfg: Any) -> str:
+        """The name of StarCraft II's map, without its ending."""
+        return str(cfg.map_name)
+
+    @classmethod
+    def upstream(cls, cfg: Any) -> dict[str, Any]:
+        """The arguments of upstream's environment that ``cfg`` asks for, apart from the seed."""
+        refused = {*_REFUSED_BY_GAME, *OURS, *(key.name for key in fields(Care)), "engine"}
+        return {key.name: getattr(cfg, key.name) for key in fields(cls.Config) if key.init and key.name not in refused}
 
     def reset(self, which: Bool[Tensor, " b"] | None = None) -> TimeStep:
         """New battles; a new draw of what the map leaves to chance, from each row's generator."""
@@ -215,15 +259,10 @@ class SkirmishEnv(BatchedEnv):
         return view.frame(self.battle, row)
 
 
-def missing_for_starcraft2(package: str) -> list[str]:
-    """What keeps the game itself from being used here; never empty as long as that engine is not built."""
-    root = Path(os.environ.get("SC2PATH") or Path.home() / "StarCraftII").expanduser()
-    missing = [] if (root / "Versions").is_dir() else [f"StarCraft II is not found at {root}"]
-    found = importlib.util.find_spec(package)
-    places = list(found.submodule_search_locations or []) if found else []
-    if not any((Path(place) / "env" / "starcraft2").is_dir() for place in places):
-        missing.append(f"the Python package {package} (from GitHub) is not installed")
-    return missing or [f"StarCraft II and {package} seem to be here, but Cofactor's starcraft2 engine is not built yet"]
+def _defaults_only(cfg: Any, refused: dict[str, str], who: str) -> list[str]:
+    """Complaints about options of ``refused`` that are not their default."""
+    kept = {key.name: key.default for key in fields(cfg)}
+    return [f"{who} cannot honour {name}: {why}" for name, why in refused.items() if getattr(cfg, name) != kept[name]]
 
 
 def skirmish_warning(game: str, reasons: list[str]) -> str:
