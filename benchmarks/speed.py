@@ -281,13 +281,15 @@ def table(figures: list[Figure]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
-def keep(figures: list[Figure], about: dict[str, Any]) -> None:
-    """Appends to the file."""
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def peak() -> int:
+    """The most memory that this process has had, in MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def keep(figure: Figure, about: dict[str, Any]) -> None:
+    """Appends to the file, at once, so that an interrupted measurement is not lost."""
     with JSON.open("a", encoding="utf-8") as file:
-        for f in figures:
-            file.write(json.dumps(asdict(f) | about | {"peak_mib": peak}) + "\n")
-    print(f"\n{'; '.join(f'{key}: {value}' for key, value in about.items())}; peak memory: {peak} MiB")
+        file.write(json.dumps(asdict(figure) | about | {"peak_mib": peak()}) + "\n")
 
 
 def draw() -> None:
@@ -346,10 +348,11 @@ def measure(options: argparse.Namespace) -> None:
     for part, work in zip(PARTS, (environments, learners, runs, memory), strict=True):
         for made in work(options) if part in options.parts else ():
             figures.append(made)
+            keep(made, about | {"load": round(os.getloadavg()[0], 1)})
             aside = ", ".join(f"{name} {shown(x)}" for name, x in made.more.items())
             print(f"{made.subject}: {shown(made.median)} {made.unit} {aside}", flush=True)
     print("\n" + table(figures))
-    keep(figures, about)
+    print(f"\n{'; '.join(f'{key}: {value}' for key, value in about.items())}; peak memory: {peak()} MiB")
 
 
 if __name__ == "__main__":
