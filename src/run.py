@@ -120,6 +120,7 @@ class Session:
             self.device,
             self.streams.generator("replay"),
             cfg.buffer_steps,
+            cfg.buffer_format,
         )
         self.progress = Progress(next_checkpoint=settings["checkpoint_interval"])
         self.meter = Meter()
