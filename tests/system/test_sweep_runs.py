@@ -270,7 +270,7 @@ def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("submitit", reason="submitit is not installed: pip install -r requirements-cluster.txt")
     made = write(tmp_path, seeds=1)
     done = run(made, "--backend", "slurm")
-    assert done.returncode == 2 and "--backend slurm" in done.stderr and "submits to Slurm" in done.stderr
+    assert done.returncode == 2 and "--backend slurm" in done.stderr and "a host that has Slurm's sbatch" in done.stderr
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
