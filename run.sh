@@ -143,6 +143,7 @@ cd -- "$root" # results, and all relative paths in arguments, belong to this fol
 if [[ ${1:-} == test ]]; then
   shift
   prepare requirements-dev.txt
+  prepare requirements-pysc2.txt
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   exec "$python" -m pytest -n 2 "$@"
 fi

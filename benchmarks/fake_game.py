@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 from typing import Any
 
 from commands import ROOT, Task
@@ -44,14 +44,13 @@ POLICIES = {"random": 0.0, "eager": 0.8}
 """Probability with which an agent attacks if it can; else it does anything that it may."""
 MEASURES = ("return", "length", "won", "dead_allies", "dead_enemies", "damage")
 GAME, NATIVE = "starcraft2 (stand-in)", "skirmish"
-SEEDS = range(4)
 STEPS, INTERVAL, EPISODES_PER_TEST = 3_000, 1_500, 32
 TESTED = {
-    f"{policy}{metric}": f"test_{policy}{metric}_mean"
+    f"test_{policy}{metric}_mean": f"{policy}{metric}"
     for policy in ("", "dep_")
     for metric in ("return", "ep_length", "battle_won", "dead_allies", "dead_enemies")
 }
-"""Metrics by their columns; ``dep_`` is the dependent policy, which explores."""
+"""Columns by the metrics' names; ``dep_`` is the dependent policy, which explores."""
 
 
 # ---------------------------------------------------------------- the same draws: every number
@@ -135,11 +134,11 @@ def _row(
 # ---------------------------------------------------------------- the main job
 
 
-def job(results: Path) -> Iterator[dict[str, Any]]:
+def job(results: Path, seeds: int) -> Iterator[dict[str, Any]]:
     """The tests of macpf on corridor, on either engine."""
     keys = ("env_args.map_name=corridor", "batch_size_run=4", f"test_nepisode={EPISODES_PER_TEST}")
     keys += (f"test_interval={INTERVAL}", f"log_interval={INTERVAL}")
-    for seed in SEEDS:
+    for seed in range(seeds):
         for engine, value in ((GAME, "starcraft2"), (NATIVE, "skirmish")):
             task = Task("sc2", f"sc2-{value}/corridor", results, STEPS, (*keys, f"env_args.engine={value}"), {})
             task.run("macpf", seed)
@@ -178,9 +177,13 @@ def estimate(values: list[float]) -> tuple[float, float]:
 
 
 def apart(ours: list[float], theirs: list[float]) -> float:
-    """Difference of two means in its standard errors."""
-    (a, s), (b, t) = estimate(ours), estimate(theirs)
-    return (a - b) / (s * s + t * t) ** 0.5 if s or t else 0.0
+    """Difference of two means in its standard errors, with the deviation that both have together.
+
+    One that has seen no case of something rare has no deviation of its own.
+    """
+    n, m = len(ours), len(theirs)
+    common = ((n - 1) * variance(ours) + (m - 1) * variance(theirs)) / (n + m - 2)
+    return (mean(ours) - mean(theirs)) / (common * (1 / n + 1 / m)) ** 0.5 if common else 0.0
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
@@ -236,16 +239,18 @@ def job_table() -> list[str]:
     found = read_rows("job")
     rows = []
     for step in sorted({_rounded(row) for row in found}):
-        for metric in TESTED:
+        due = [row for row in found if _rounded(row) == step]
+        for metric in TESTED.values():
             cell = {
-                engine: [float(row[metric]) for row in found if row["engine"] == engine and _rounded(row) == step]
+                engine: {row["seed"]: float(row[metric]) for row in due if row["engine"] == engine}
                 for engine in (GAME, NATIVE)
             }
-            (a, s), (b, t) = estimate(cell[GAME]), estimate(cell[NATIVE])
-            score = apart(cell[GAME], cell[NATIVE])
-            rows.append([step, metric, f"{a:.2f} ± {s:.2f}", f"{b:.2f} ± {t:.2f}", f"{score:+.1f}"])
-    title = f"### The main job: macpf on corridor, {len(SEEDS)} seeds, tests of {EPISODES_PER_TEST} episodes"
-    return [title, "", *table(("step", "metric", GAME, NATIVE, "difference in standard errors"), rows)] if rows else []
+            (a, s), (b, t) = (estimate(list(values.values())) for values in cell.values())
+            d, e = estimate([cell[GAME][seed] - cell[NATIVE][seed] for seed in cell[NATIVE]])
+            rows.append([step, metric, f"{a:.2f} ± {s:.2f}", f"{b:.2f} ± {t:.2f}", f"{d:+.2f} ± {e:.2f}"])
+    seeds = len({row["seed"] for row in found})
+    title = f"### The main job: macpf on corridor, {seeds} seeds, tests of {EPISODES_PER_TEST} episodes"
+    return [title, "", *table(("step", "metric", GAME, NATIVE, "difference within seeds"), rows)] if rows else []
 
 
 def _rounded(row: dict[str, str]) -> int:
@@ -292,6 +297,7 @@ def main() -> None:
     parser.add_argument(
         "--episodes", type=int, default=100, help="on the stand-in, per map and policy; natively ten times"
     )
+    parser.add_argument("--seeds", type=int, default=4, help="of the main job")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="of the main job's runs")
     given = parser.parse_args()
     if given.what == "report":
@@ -300,7 +306,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SC2PATH"] = str(install(Path(folder)))
-        made = {"lockstep": lockstep, "episodes": lambda: episodes(given.episodes), "job": lambda: job(given.results)}
+        made = {
+            "lockstep": lockstep,
+            "episodes": lambda: episodes(given.episodes),
+            "job": lambda: job(given.results, given.seeds),
+        }
         write(given.what, made[given.what]())
 
 

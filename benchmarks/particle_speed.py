@@ -35,7 +35,7 @@ def measure(name: str, batch: int, seconds: float, device: str) -> list[dict[str
     actions = torch.randint(5, (limit, batch, n_agents), generator=rng, device=device)
     table: list[dict[str, object]] = []
     for repetition in range(REPETITIONS):
-        episodes, begin = 0, time.perf_counter()
+        episodes, begin, cpu = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < seconds:
             env.reset()
             for action in actions:
@@ -43,11 +43,13 @@ def measure(name: str, batch: int, seconds: float, device: str) -> list[dict[str
             if device != "cpu":
                 torch.cuda.synchronize()
             episodes += 1
-        rate = episodes * limit * batch / (time.perf_counter() - begin)
+        steps, cpu = episodes * limit * batch, time.process_time() - cpu
+        rate = steps / (time.perf_counter() - begin)
         table.append(
             {
                 "env": name, "agents": n_agents, "batch": batch, "device": device, "repetition": repetition,
-                "steps_per_second": round(rate), "machine": platform.processor() or platform.machine(),
+                "steps_per_second": round(rate), "steps_per_cpu_second": round(steps / cpu),
+                "machine": platform.processor() or platform.machine(),
             }
         )  # fmt: skip
     return table[1:]

@@ -15,6 +15,8 @@ from core.registry import UnknownNameError
 from core.stop import Stop
 
 if TYPE_CHECKING:  # at run time these, and torch with them, are loaded only when something is really started
+    from pathlib import Path
+
     from run import Session
     from tracking.folder import RunFolder
     from tracking.tracker import Tracker
@@ -145,23 +147,32 @@ def follow(settings: Settings, folder: RunFolder, session: Session, tracker: Tra
     from core import checkpoint
     from tracking.record import Interrupted
 
-    def save() -> None:
-        state = {"session": session.state_dict(), "tracker": tracker.state_dict()}
-        checkpoint.save(folder.checkpoint, {**state, "settings": without_password(settings)})
+    def state() -> dict[str, Any]:
+        parts = {"session": session.state_dict(), "tracker": tracker.state_dict()}
+        return {**parts, "settings": without_password(settings)}
 
     for tick in session.train():
         for record in tick.records:
             tracker.log(record)
         tracker.progress(tick.t_env, tick.episode)
+        if tick.best is not None:
+            keep(folder.best, {"session": tick.best, "settings": without_password(settings)}, tracker)
         if stop.signum:
-            save()
+            checkpoint.save(folder.checkpoint, state())
             raise Interrupted(stop.signum)
         if tick.checkpoint_due:
-            try:
-                save()
-            except checkpoint.CheckpointError as error:  # a full disk is no reason to lose what is in memory
-                tracker.message(f"warning: {error}")
-    save()
+            keep(folder.checkpoint, state(), tracker)
+    checkpoint.save(folder.checkpoint, state())
+
+
+def keep(path: Path, state: dict[str, Any], tracker: Tracker) -> None:
+    """Saves on the way, where a full disk is no reason to lose what is in memory."""
+    from core import checkpoint
+
+    try:
+        checkpoint.save(path, state)
+    except checkpoint.CheckpointError as error:
+        tracker.message(f"warning: {error}")
 
 
 def without_password(settings: Settings) -> dict[str, Any]:

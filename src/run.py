@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,13 +13,16 @@ import torch
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings, check_fit
-from core.registry import ENVS
+from core.registry import ENVS, did_you_mean
+from core.schedule import mark
 from core.seeding import Streams
 from envs.base import BatchedEnv
 from memory.replay import Replay
-from runners.episode import Rollout
-from tracking.record import Record
+from runners.episode import AGENT_RETURN, Rollout
+from tracking.record import HEADLINES, Record
 
+AUTO = "auto"
+"""As ``best_by``: the usual metric of the environment."""
 LARGEST_TEST = 128
 """Most rows of a native test environment; more test episodes are played in several rounds."""
 
@@ -30,6 +35,8 @@ class Tick:
     episode: int
     records: list[Record]
     checkpoint_due: bool
+    best: dict[str, Any] | None = None
+    """What acting needs (see ``Session.load_policy``), where a test has just been the best so far."""
 
 
 @dataclass
@@ -46,6 +53,8 @@ class Progress:
     env_restarts: int = 0
     """Simulators replaced after a failure, and (``env_recycled``) against leaks."""
     env_recycled: int = 0
+    best: float | None = None
+    """The best result of a test so far."""
 
 
 @dataclass
@@ -95,9 +104,11 @@ class Session:
         """
         self.settings, self.streams = settings, Streams(settings["seed"])
         self.device = device_of(settings)
-        self.env = make_env(settings, settings["batch_size_run"], self.streams.seed("env"))
+        rows = 1 if settings.components()["runner"].remote else settings["batch_size_run"]
+        self.env = make_env(settings, rows, self.streams.seed("env"))
         check_fit(settings, self.env.spec)
         self.controller, self.learner = self._networks()
+        self._check_best_by()
         self.runner = settings.build(
             "runner", self.env, self.controller, rng=self.streams.generator("act", self.env.device)
         )
@@ -109,12 +120,14 @@ class Session:
             self.device,
             self.streams.generator("replay"),
             cfg.buffer_steps,
+            cfg.buffer_format,
         )
         self.progress = Progress(next_checkpoint=settings["checkpoint_interval"])
         self.meter = Meter()
         self._test_env: BatchedEnv | None = None
         self._replaced = (0, 0)
         """Restarts and recyclings that the progress has counted already."""
+        self._best: dict[str, Any] | None = None
         self._clock = (time.perf_counter(), 0)
 
     def _networks(self) -> tuple[Controller, Any]:
@@ -142,7 +155,8 @@ class Session:
             if at.t_env >= self.settings["t_max"] and self.settings["test_nepisode"]:
                 self._due("test")  # so that a run that is later extended does not repeat this test
                 records.append(self.test())
-            yield Tick(at.t_env, at.episode, records, self._due("checkpoint"))
+            best, self._best = self._best, None
+            yield Tick(at.t_env, at.episode, records, self._due("checkpoint"), best)
 
     def _updates(self, before: int) -> int:
         """Updates after a collection that began at step ``before``; fractions of one are carried over."""
@@ -172,7 +186,8 @@ class Session:
         self._clock = (now, self.progress.t_env)
         values = self.meter.read() | {"episode": float(self.progress.episode)}
         t_env = self.progress.t_env
-        return [Record("train", t_env, values), Record("perf", t_env, {"steps_per_second": speed} | self._losses())]
+        perf = {"steps_per_second": speed} | self._losses() | self.runner.counters()
+        return [Record("train", t_env, values), Record("perf", t_env, perf)]
 
     def _losses(self) -> dict[str, float]:
         """Where simulators are processes: what they cost since the run began, resumed ones' parts together."""
@@ -196,22 +211,52 @@ class Session:
         Names are ``test_<metric>_mean``; modes after the first one stand in the name: ``test_<mode>_<metric>_mean``.
         """
         values: dict[str, float] = {}
+        episodes: dict[str, list[float | None]] = {}
         for number, mode in enumerate(self.controller.test_modes):
-            prefix = f"test_{mode}_" if number else "test_"
+            prefix = f"{mode}_" if number else ""
             stats = self.evaluate(mode, self.settings["test_nepisode"])
-            values |= {f"{prefix}{name}_mean": float(x.double().mean()) for name, x in stats.items()}
-        return Record("test", self.progress.t_env, values)
+            values |= {f"test_{prefix}{name}_mean": float(x.double().mean()) for name, x in stats.items()}
+            episodes |= {prefix + name: _short(x) for name, x in stats.items() if not name.startswith(AGENT_RETURN)}
+        self._compare(values)
+        at = mark(self.progress.t_env, self.settings["test_interval"], self.settings["t_max"])
+        return Record("test", self.progress.t_env, values, {"mark": at, "episodes": episodes})
 
-    def evaluate(self, mode: str, episodes: int) -> dict[str, torch.Tensor]:
+    def _compare(self, values: dict[str, float]) -> None:
+        """Keeps the policy where this test is better than all before; of equal ones the first counts."""
+        if self.settings["best_by"] is None:
+            return
+        by = self.settings["best_by"]
+        result = values[next(name for name in HEADLINES if name in values) if by == AUTO else by]
+        if math.isfinite(result) and (self.progress.best is None or result > self.progress.best):
+            self.progress.best = result
+            learner = copy.deepcopy(self.learner.state_dict())  # training goes on before anybody can save it
+            self._best = {"learner": learner, "progress": vars(self.progress).copy()}
+
+    def _check_best_by(self) -> None:
+        """Raises ConfigError for a metric that no test reports."""
+        by, modes = self.settings["best_by"], ("", *(f"{mode}_" for mode in self.controller.test_modes[1:]))
+        names = ("return", "ep_length", *self.env.spec.metrics)
+        reported = [f"test_{mode}{name}_mean" for mode in modes for name in names]
+        if by not in (None, AUTO, *reported):
+            raise ConfigError([f"'best_by' is '{by}', which tests do not report.{did_you_mean(by, reported)}"])
+
+    def evaluate(self, mode: str, episodes: int, *, afresh: bool = False) -> dict[str, torch.Tensor]:
         """Plays without learning, on an environment and random numbers of its own: training never notices.
+
+        Args:
+            mode: one of the controller's.
+            episodes: how many.
+            afresh: other episodes than those of a test at this step, which a policy may have been chosen by.
 
         Returns:
             Per metric one value for each of ``episodes`` episodes.
         """
-        env = self._testing_env(episodes)
+        if self.runner.remote:
+            return self.runner.evaluate(t_env=self.progress.t_env, mode=mode, episodes=episodes, afresh=afresh)
+        env, which = self._testing_env(episodes), (self.progress.t_env, *[1] * afresh)
         if env.native:
-            env.seed_rows(self.streams.seed("eval", self.progress.t_env))
-        rng = self.streams.generator("eval", env.device, self.progress.t_env)
+            env.seed_rows(self.streams.seed("eval", *which))
+        rng = self.streams.generator("eval", env.device, *which)
         runner = self.settings.build("runner", env, self.controller, rng=rng)
         rounds: list[dict[str, torch.Tensor]] = []
         for _ in range(-(-episodes // env.n_envs)):
@@ -256,10 +301,16 @@ class Session:
         self.progress = Progress(**state["progress"])
 
     def close(self) -> None:
-        """Stops the environments."""
+        """Stops the environments and what plays elsewhere."""
+        self.runner.close()
         for env in (self.env, self._test_env):
             if env is not None:
                 env.close()
+
+
+def _short(x: torch.Tensor) -> list[float | None]:
+    """Numbers with the digits that single precision has; None where one is not finite."""
+    return [float(f"{value:.7g}") if math.isfinite(value) else None for value in x.tolist()]
 
 
 def build(settings: Settings) -> Session:

@@ -6,6 +6,6 @@ import torch
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["core", "rl", "modules", "envs", "memory", "controllers", "learners", "runners"], "beartype.beartype"
+    ["core", "stats", "rl", "modules", "envs", "memory", "controllers", "learners", "runners"], "beartype.beartype"
 )
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.config import Settings
-from core.specs import EnvSpec, EpisodeBatch, Extras, TimeStep
+from core.specs import EnvSpec, EpisodeBatch, Extras, States, TimeStep
 from modules.layers import last_actions
 
 
@@ -87,9 +87,15 @@ class Controller(nn.Module, ABC):
 
 def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
     """An agent network's output at every state of the batch, [b, t+1, n, a], from an empty memory (T-04)."""
+    if isinstance(batch, States):
+        if hasattr(agent, "encode_states"):
+            return agent.head(agent.encode_states(batch))
+        return batch.pack(unroll_agent(agent, batch.whole, n_actions))
     return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]
 
 
 def encode_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
     """The features below an agent network's head at every state, [b, t+1, n, h], from an empty memory (T-04)."""
+    if isinstance(batch, States):
+        return agent.encode_states(batch)
     return agent.encode(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]

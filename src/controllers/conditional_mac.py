@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from controllers.base import Acted, Controller, encode_agent
 from core.config import Settings
 from core.registry import CONTROLLERS
-from core.specs import EnvSpec, EpisodeBatch, TimeStep
+from core.specs import EnvSpec, EpisodeBatch, TimeStep, Uniforms
 from modules.agents.conditional import ConditionalHead
 from rl.exploration import greedy
 from rl.masked import masked_log_softmax, sample
@@ -74,25 +73,21 @@ class ConditionalMAC(Controller):
         h: Float[Tensor, "b t n h"],
         avail: Bool[Tensor, "b t n a"],
         visible: Bool[Tensor, "b t n n"] | None,
-        rng: torch.Generator | None,
+        rng: Uniforms | None,
     ) -> Int[Tensor, "b t n"]:
         """Joint actions a_i ~ π_i^dep(· | τ_i, a_{<i}), or the likeliest ones where ``rng`` is None.
 
         Sequential over agents by nature; what agent i reads of those before it is summed up as they decide.
         """
-        n = self.spec.n_agents
-        heard = torch.zeros_like(h)
+        first, alone = self.agent.unheard(h)
         actions = []
-        for i in range(n):
-            logits = self.agent.dependent_of(i, h[:, :, i], heard[:, :, i] / n)
+        for i, told in enumerate(self.agent.messages()):
+            logits = self.agent.given(first[:, :, i], alone[:, :, i])
             actions.append(_choose(logits, avail[:, :, i], rng))
-            if i + 1 < n:
-                message = self.agent.message(one_hot(actions[-1], self.spec.n_actions).float(), i)[:, :, None]
-                heard[:, :, i + 1 :] += message if visible is None else message * visible[:, :, i + 1 :, i, None]
+            message = told[actions[-1]][:, :, None]
+            first[:, :, i + 1 :] += message if visible is None else message * visible[:, :, i + 1 :, i, None]
         return torch.stack(actions, -1)
 
 
-def _choose(
-    logits: Float[Tensor, "*b a"], avail: Bool[Tensor, "*b a"], rng: torch.Generator | None
-) -> Int[Tensor, "*b"]:
+def _choose(logits: Float[Tensor, "*b a"], avail: Bool[Tensor, "*b a"], rng: Uniforms | None) -> Int[Tensor, "*b"]:
     return greedy(logits, avail) if rng is None else sample(masked_log_softmax(logits, avail), rng)

@@ -117,6 +117,8 @@ class Experiment:
     """Environment steps between two records of training."""
     checkpoint_interval: int = 100_000
     """Environment steps between two checkpoints; one is also made at the end and when the run is stopped."""
+    best_by: str | None = "auto"
+    """Test metric by which best.pt is chosen, such as test_return_mean; auto: the environment's; null: no best.pt."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks, replay and native environments live; auto takes a GPU where there is one."""
     torch_threads: int = 1

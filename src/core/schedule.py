@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def mark(t_env: int, interval: int, end: int) -> int:
+    """The environment step for which a measurement at ``t_env`` stands: the multiple of ``interval`` that was due.
+
+    Episodes end where they end, so runs are measured a little after each multiple; what they share is the multiple. The
+    last measurement stands for ``end``.
+    """
+    return end if t_env >= end else t_env // interval * interval
+
+
 @dataclass(frozen=True)
 class Linear:
     """``start`` to ``finish`` in a straight line over ``steps``, then flat. ``steps`` 0 means ``finish`` at once."""

@@ -7,16 +7,19 @@ o observation, s state, h hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 Extras = dict[str, Tensor]
+Uniforms = torch.Generator | Callable[[torch.Size], Tensor]
+"""Where random numbers between 0 and 1 come from: a generator, or what makes doubles of a shape."""
+_PER_ACTION = ("action", "reward", "terminated", "mask")
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,28 @@ class EpisodeBatch:
         values: dict[str, Any] = {f.name: again(getattr(self, f.name)) for f in fields(self) if f.name != "extras"}
         return replace(self, **values, extras={name: again(x) for name, x in self.extras.items()})
 
+    def steps(self, x: Float[Tensor, "b states *rest"]) -> Float[Tensor, "b t *rest"]:
+        """What belongs to states in which somebody acted: all but each row's last one."""
+        return x[:, :-1]
+
+    def over_time(
+        self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "b states *rest"]
+    ) -> Float[Tensor, "b t *rest"]:
+        """What ``fn`` makes, step by step, of these episodes and of x at every state."""
+        return fn(self, x)
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:
+        """Where numbers for every state are drawn from."""
+        return rng
+
+    def packed(self) -> States:
+        """The states that were visited, without padding."""
+        length, steps = self.length + 1, self.obs.shape[1]
+        order = length.argsort(descending=True, stable=True)
+        valid = valid_mask(length[order], steps).bool().T
+        rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
+        return States.of(self, rows.to(self.obs.device, non_blocking=True), [k for k in valid.sum(1).tolist() if k])
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
         values: dict[str, Any] = {
@@ -199,6 +224,130 @@ class EpisodeBatch:
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """A copy on ``device``; ``length`` stays in host memory."""
         return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class States(EpisodeBatch):
+    """The same episodes without padding: all m states that they visited, one below the other.
+
+    First come the first states of all episodes, then the second ones, and so on; among those of one time the longest
+    episode's comes first, so that one who walks through time only ever loses the last rows. Everything has an axis of
+    time of length 1, so that networks and losses take the states for m short episodes. What belongs to an action is 0
+    where nobody acted, at each episode's last state; ``mask`` tells.
+    """
+
+    action: Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]
+    reward: Float[Tensor, "m 1 *n"]
+    terminated: Bool[Tensor, "m 1"]
+    mask: Float[Tensor, "m 1"]
+    length: Int[Tensor, " b"]
+    """Steps taken in each episode, in the order of ``whole``."""
+    obs: Float[Tensor, "m 1 n o"]
+    state: Float[Tensor, "m 1 s"]
+    avail: Bool[Tensor, "m 1 n a"]
+    whole: EpisodeBatch = field(kw_only=True)
+    """The episodes."""
+    rows: Int[Tensor, " m"] = field(kw_only=True)
+    """Where each state is among the b * (t+1) of the episodes."""
+    alive: list[int] = field(kw_only=True)
+    """How many episodes have a state at each time."""
+
+    @classmethod
+    def of(cls, whole: EpisodeBatch, rows: Int[Tensor, " m"], alive: list[int]) -> States:
+        """Takes the states ``rows``; extras of the environment, too, but not those of actions."""
+        idle = whole.mask == 0
+        made = {name: getattr(whole, name) for name in _PER_ACTION}
+        made = {k: x.masked_fill(idle.view(*idle.shape, *[1] * (x.dim() - 2)), 0) for k, x in made.items()}
+        made = {name: _picked(_to_states(x), rows) for name, x in made.items()}
+        made |= {name: _picked(getattr(whole, name), rows) for name in ("obs", "state", "avail")}
+        states = whole.obs.shape[1]
+        extras = {name: _picked(x, rows) for name, x in whole.extras.items() if x.shape[1] == states}
+        return cls(**made, length=whole.length, extras=extras, whole=whole, rows=rows, alive=alive)
+
+    def steps(self, x: Float[Tensor, "m 1 *rest"]) -> Float[Tensor, "m 1 *rest"]:
+        """All of them: ``mask`` leaves out those in which nobody acted."""
+        return x
+
+    def over_time(
+        self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "m 1 *rest"]
+    ) -> Float[Tensor, "m 1 *rest"]:
+        """See ``EpisodeBatch.over_time``; x is spread out for ``fn``, and what it makes is collected again."""
+        return _picked(_to_states(fn(self.whole, self.spread(x))), self.rows)
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:
+        """Numbers are drawn for padding, too, so that packing changes nobody's."""
+
+        def drawn(shape: torch.Size) -> Tensor:
+            padded = (*self.whole.obs.shape[:2], *shape[2:])
+            return self.pack(torch.rand(padded, generator=rng, device=rng.device, dtype=torch.double))
+
+        return drawn
+
+    def pack(self, x: Shaped[Tensor, "b states *rest"]) -> Shaped[Tensor, "m 1 *rest"]:
+        """Of what there is at every state of the padded episodes, the visited ones."""
+        return _picked(x, self.rows)
+
+    def completed(
+        self, drawn: Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]
+    ) -> Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]:
+        """The actions taken, and those of ``drawn`` where nobody acted."""
+        return torch.where((self.mask > 0).view(-1, *[1] * (drawn.dim() - 1)), self.action, drawn)
+
+    def repeated(self, times: int) -> States:
+        """The states of all episodes ``times`` times."""
+        return self if times == 1 else self.whole.repeated(times).packed()
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> States:
+        """The states of the episodes whose every tensor went through ``fn``, which keeps their axes."""
+        return self.whole.map(fn).packed()
+
+    def last_action(self, none: int) -> Int[Tensor, "m 1 n"]:
+        """The number of each agent's last action, ``none`` at the first state."""
+        taken = self.whole.action
+        return self.pack(torch.cat([torch.full_like(taken[:, :1], none), taken], 1))
+
+    def spread(self, x: Float[Tensor, "m 1 *rest"]) -> Float[Tensor, "b states *rest"]:
+        """The inverse of ``pack``, with zeros on padding."""
+        b, states = self.whole.obs.shape[:2]
+        empty = x.new_zeros(b * states, *x.shape[2:])
+        return empty.index_copy(0, self.rows, x.squeeze(1)).unflatten(0, (b, states))
+
+
+def _to_states(x: Tensor) -> Tensor:
+    """One more entry, 0, for the state after the last step."""
+    return torch.cat([x, torch.zeros_like(x[:, :1])], 1)
+
+
+def _picked(x: Tensor, rows: Tensor) -> Tensor:
+    return x.flatten(0, 1).index_select(0, rows).unsqueeze(1)
+
+
+def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
+    """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
+    longest = max(batch.mask.shape[1] for batch in batches)
+    grown = [_lengthened(batch, longest, spec) for batch in batches]
+
+    def cat(name: str) -> Tensor:
+        return torch.cat([getattr(batch, name) for batch in grown])
+
+    values: dict[str, Any] = {f.name: cat(f.name) for f in fields(EpisodeBatch) if f.name != "extras"}
+    extras = {name: torch.cat([batch.extras[name] for batch in grown]) for name in grown[0].extras}
+    return EpisodeBatch(**values, extras=extras)
+
+
+def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+    """The same episodes with more padding behind them, as it would have been from the start."""
+    more = steps - batch.mask.shape[1]
+    if not more:
+        return batch
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(x.shape[0], more, *x.shape[2:])], 1)
+
+    longer = batch.map(pad)
+    avail = longer.avail.clone()
+    avail[:, -more:] = spec.action_mask.to(avail.device)
+    return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:

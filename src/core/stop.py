@@ -9,7 +9,10 @@ from types import FrameType
 
 
 class Stop(AbstractContextManager["Stop"]):
-    """Turns the first SIGINT or SIGTERM into a wish that the loop fulfils; the second one ends the run at once."""
+    """Turns the first SIGINT or SIGTERM into a wish that the loop fulfils; Ctrl-C after it ends the run at once.
+
+    A further SIGTERM changes nothing: schedulers send it to a process and then to its group; they kill what is slow.
+    """
 
     signum = 0
 
@@ -22,8 +25,10 @@ class Stop(AbstractContextManager["Stop"]):
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum and signum == signal.SIGTERM:
+            return
         if self.signum:
             self.__exit__()  # a third one kills
             raise KeyboardInterrupt
         self.signum = signum
-        os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")
+        os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C (once more) to stop at once\n")

@@ -61,6 +61,9 @@ class Learner(nn.Module, ABC):
         """Bytes that the replay may take; the oldest episodes go first."""
         buffer_steps: int | None = None
         """Steps that are enough for the replay: the oldest episode goes where it holds these without it."""
+        buffer_format: Literal["dense", "sparse", "half"] = "dense"
+        """How the replay keeps observations and states: as they are; exactly, but only what is not zero (less memory,
+        and each batch takes longer to draw); or with observations rounded to 16 bits."""
         burn_in: int = 0
         """Episodes collected before the first update (at least batch_size)."""
         grad_norm_clip: float = 10.0

@@ -74,7 +74,7 @@ class FOP(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of each critic, then one of the policy."""
-        batch, alpha = replay.uniform(self.cfg.batch_size), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
         log_pi = masked_log_softmax(self.controller.unroll(batch), batch.avail)
         q = [critic.local(batch) for critic in self.critics]
         y = self.critic_target(batch, log_pi.detach(), alpha)
@@ -86,7 +86,7 @@ class FOP(Learner):
         self.target.step(self.new_episodes(replay))
         return metrics | {
             "alpha": torch.tensor(alpha),
-            "policy_entropy": masked_mean(entropy(log_pi.detach(), batch.avail)[:, :-1], batch.mask),
+            "policy_entropy": masked_mean(batch.steps(entropy(log_pi.detach(), batch.avail)), batch.mask),
             "target_mean": masked_mean(y, batch.mask),
         }
 
@@ -95,7 +95,7 @@ class FOP(Learner):
         self, batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], alpha: float
     ) -> Float[Tensor, "b t"]:
         """y = r + γ [min_m Q_jt^m(s', u') - α Σ_i log π_i(u'_i)], u' ~ π (algorithms.md 6.4), as TD(λ)."""
-        action = sample(log_pi, self.rng)
+        action = sample(log_pi, batch.uniforms(self.rng))
         q_jt = [slow.joint(batch, slow.local(batch), action, alpha)[0] for slow in self.target.slow]
         return self.cfg.soft_target(batch, torch.minimum(*q_jt), taken(log_pi, action), alpha)
 
@@ -103,5 +103,5 @@ class FOP(Learner):
         self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b states n a"], y: Float[Tensor, "b t"], alpha: float
     ) -> Float[Tensor, ""]:
         """(Q_jt^m(s, u) - y)² of the actions taken (algorithms.md 6.4), plus the attention's regulariser."""
-        q_jt, regulariser = self.critics[m].joint(batch, q[:, :-1], batch.action, alpha)
+        q_jt, regulariser = self.critics[m].joint(batch, batch.steps(q), batch.action, alpha)
         return masked_mean((q_jt - y).square() + regulariser, batch.mask)

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from controllers.base import Controller, encode_agent
 from controllers.conditional_mac import ConditionalMAC
@@ -70,8 +69,7 @@ def local_values(
     if mode == "ind":
         return head.independent(h)
     visible = batch.extras.get("visible")
-    joint = one_hot(action, batch.avail.shape[-1]).float()
-    return head.dependent(h, joint, None if visible is None else visible[:, : h.shape[1]])
+    return head.dependent(h, action, None if visible is None else visible[:, : h.shape[1]])
 
 
 @LEARNERS.register
@@ -113,7 +111,7 @@ class MACPF(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of the critics and one of the policies, independent and dependent ones together."""
-        batch, alpha = replay.uniform(self.cfg.batch_size), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
         metrics: Metrics = {"alpha": torch.tensor(alpha)}
         critic_losses, policy_losses = [], []
@@ -123,7 +121,7 @@ class MACPF(Learner):
             critic_losses.append(self.critic_loss(mode, batch, h_q, y, alpha))
             policy_losses.append(self.policy_loss(mode, batch, h_q, action, log_pi, alpha))
             spread = entropy(log_pi.detach(), batch.avail)
-            metrics[f"{mode}_policy_entropy"] = masked_mean(spread[:, :-1], batch.mask)
+            metrics[f"{mode}_policy_entropy"] = masked_mean(batch.steps(spread), batch.mask)
             metrics[f"{mode}_target_mean"] = masked_mean(y, batch.mask)
         metrics |= self.descend("critic", torch.stack(critic_losses).sum())
         metrics |= self.descend("policy", torch.stack(policy_losses).sum())
@@ -136,8 +134,9 @@ class MACPF(Learner):
         """A joint action u' ~ π^mode at every state, and log π_i^mode(· | τ_i[, u'_{<i}]) with gradient (Eq. 10)."""
         if mode == "ind":
             log_pi = masked_log_softmax(self.controller.agent.independent(h), batch.avail)
-            return sample(log_pi.detach(), self.rng), log_pi
-        action = self.controller.decide_in_turn(h, batch.avail, batch.extras.get("visible"), self.rng)
+            return sample(log_pi.detach(), batch.uniforms(self.rng)), log_pi
+        visible = batch.extras.get("visible")
+        action = self.controller.decide_in_turn(h, batch.avail, visible, batch.uniforms(self.rng))
         return action, masked_log_softmax(local_values(self.controller.agent, mode, batch, h, action), batch.avail)
 
     @torch.no_grad()

@@ -57,7 +57,7 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        batch = replay.uniform(self.cfg.batch_size)
+        batch = replay.uniform(self.cfg.batch_size).packed()
         metrics = self.descend("q", self.td_loss(batch))
         self.target.step(self.new_episodes(replay))
         return metrics
@@ -65,7 +65,7 @@ class QLearner(Learner):
     def td_loss(self, batch: EpisodeBatch) -> Float[Tensor, ""]:
         """Mean squared TD error over real steps (QMIX Eq. 6), plus the mixer's regulariser."""
         q = self.controller.unroll(batch)
-        chosen, regulariser = mix_utilities(self.mixer, batch, q[:, :-1], batch.action)
+        chosen, regulariser = mix_utilities(self.mixer, batch, batch.steps(q), batch.action)
         return masked_mean((chosen - self.targets(batch, q.detach())).square() + regulariser, batch.mask)
 
     @torch.no_grad()

@@ -55,12 +55,15 @@ class SoftConfig(Learner.Config):
         The entropy belongs to the next state: it is discounted, and absent after a terminal step (T-27).
         """
         entropy = -(log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1))
-        value = q_jt + alpha * entropy
-        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.gamma, self.td_lambda)
+
+        def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
+            return td_lambda(whole.reward, whole.terminated, whole.mask, x, self.gamma, self.td_lambda)
+
+        return batch.over_time(backed_up, q_jt + alpha * entropy)
 
 
 def policy_improvement(
     batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], q: Float[Tensor, "b states n a"], alpha: float
 ) -> Float[Tensor, ""]:
     """Σ_a π_i(a) [α log π_i(a) - Q_i(a)] over available actions, mean over real steps and agents; Q is constant."""
-    return masked_mean(soft_policy_loss(log_pi, q, batch.avail, alpha)[:, :-1], batch.mask)
+    return masked_mean(batch.steps(soft_policy_loss(log_pi, q, batch.avail, alpha)), batch.mask)

@@ -29,7 +29,11 @@ class ValueConfig(Learner.Config):
 
     def returns(self, batch: EpisodeBatch, value: Float[Tensor, "b states *n"]) -> Float[Tensor, "b t *n"]:
         """Targets y = r + γ (1 - terminated) X(s'), as TD(λ), of the bootstrap values X."""
-        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.gamma, self.td_lambda)
+
+        def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
+            return td_lambda(whole.reward, whole.terminated, whole.mask, x, self.gamma, self.td_lambda)
+
+        return batch.over_time(backed_up, value)
 
 
 def require_values(controller: Controller, settings: Settings) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from core.specs import EnvSpec, EpisodeBatch, Extras, valid_mask
 from memory.past import PAST_ACTION, PAST_OBS, PAST_REAL
+from memory.sparse import SparseRows
 
+Format = Literal["dense", "sparse", "half"]
+_SPARSE = ("obs", "state")
 _PER_STATE = ("obs", "state", "avail")
 _FIRST_ROWS = 4096
 
@@ -33,6 +37,7 @@ class Replay:
         device: torch.device | str,
         rng: torch.Generator,
         enough_steps: int | None = None,
+        stored: Format = "dense",
     ) -> None:
         """An empty replay.
 
@@ -43,15 +48,17 @@ class Replay:
             device: where they are kept.
             rng: draws episodes and steps; in host memory.
             enough_steps: the oldest episode goes where this many steps are stored without it; None: it stays.
+            stored: ``sparse`` keeps of observations and states what is not zero, exactly, with up to a quarter of
+                spare room beyond ``max_bytes``; ``half`` rounds observations to 16 bits.
         """
         self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
-        self.device, self.rng = torch.device(device), rng
+        self.device, self.rng, self.stored = torch.device(device), rng, stored
         self._own = spec.action_mask.to(self.device)
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
         self._index: tuple[Tensor, Tensor] | None = None
         """Where every episode starts, and the steps up to its end; made when it is first needed."""
-        self._rows: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor | SparseRows] = {}
         self._size = 0
         self._episodes: deque[tuple[int, int]] = deque()
         self._head = 0
@@ -68,7 +75,13 @@ class Replay:
     @property
     def nbytes(self) -> int:
         """Bytes allocated for episodes."""
-        return sum(x.numel() * x.element_size() for x in self._rows.values())
+        return sum(x.nbytes for x in self._rows.values())
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of those that hold an episode."""
+        values = sum(x.value_bytes for x in self._sparse())
+        return values + self._used() * self._fixed_bytes(self._rows)
 
     def add(self, batch: EpisodeBatch) -> None:
         """Stores copies of the episodes; padding is left behind.
@@ -82,10 +95,11 @@ class Replay:
             start = self._make_room(length + 1, fields)
             place = (start + torch.arange(length + 1)).remainder(self._size).to(self.device)
             for name, x in fields.items():
-                self._rows[name][place] = x[row, : length + 1]
+                self._write(name, place, x[row, : length + 1])
             self._episodes.append((start, length))
-            while self.enough_steps is not None and self.steps - self._episodes[0][1] >= self.enough_steps:
+            while self._enough() or (len(self) > 1 and self.used_bytes > self.max_bytes):
                 self._episodes.popleft()
+                self._free()
         self.added += len(batch)
         self._index = None
 
@@ -141,8 +155,11 @@ class Replay:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
-        self._rows = {name: x.to(self.device).clone() for name, x in state["rows"].items()}
-        self._size = len(next(iter(self._rows.values()))) if self._rows else 0
+        rows = {name: x.to(self.device) for name, x in state["rows"].items()}
+        self._size = len(next(iter(rows.values()))) if rows else 0
+        self._rows = {name: self._empty(name, len(x), x.new_zeros(x.shape[1:])) for name, x in rows.items()}
+        for name, x in rows.items():
+            self._write(name, torch.arange(len(x), device=self.device), x)
         self._episodes.clear()
         self._head = 0
         for length in state["lengths"]:
@@ -160,12 +177,15 @@ class Replay:
         steps |= {f"extras.{k}": x for k, x in batch.extras.items() if k not in self.spec.extras}
         fields = {name: torch.cat([x, torch.zeros_like(x[:, :1])], 1) for name, x in steps.items()}
         fields |= {name: getattr(batch, name) for name in _PER_STATE}
+        if self.stored == "half":
+            fields["obs"] = fields["obs"].half()
         return fields | {f"extras.{k}": batch.extras[k] for k in self.spec.extras}
 
     def _refuse_oversized(self, rows: int, fields: dict[str, Tensor]) -> None:
         """Before anything is dropped for an episode that would not fit alone."""
-        if rows * _row_bytes(fields) > self.max_bytes:
-            needs = f"an episode of {rows - 1} steps takes {rows * _row_bytes(fields)} bytes"
+        largest = rows * sum(x[0, 0].nbytes for x in fields.values())
+        if largest > self.max_bytes:
+            needs = f"an episode of {rows - 1} steps takes {largest} bytes"
             raise ValueError(f"{needs}, more than buffer_bytes={self.max_bytes}: raise buffer_bytes")
 
     def _make_room(self, rows: int, fields: dict[str, Tensor]) -> int:
@@ -175,25 +195,69 @@ class Replay:
         while self._used() + rows > self._size:
             if not self._grow(rows, fields):
                 self._episodes.popleft()
+        self._free()
         start = self._head
         self._head += rows
         return start
+
+    def _enough(self) -> bool:
+        """Whether the oldest episode is one more than is asked for."""
+        return self.enough_steps is not None and self.steps - self._episodes[0][1] >= self.enough_steps
+
+    def _is_sparse(self, name: str) -> bool:
+        return self.stored == "sparse" and name in _SPARSE
+
+    def _sparse(self) -> list[SparseRows]:
+        return [x for x in self._rows.values() if isinstance(x, SparseRows)]
+
+    def _free(self) -> None:
+        """Lets the sparse fields forget what belongs to no episode any more."""
+        oldest = self._episodes[0][0] % self._size if self._episodes else None
+        for x in self._sparse():
+            x.free(oldest)
+
+    def _empty(self, name: str, size: int, row: Tensor) -> Tensor | SparseRows:
+        """Room for ``size`` rows like ``row``."""
+        if self._is_sparse(name):
+            return SparseRows(size, row)
+        return torch.zeros(size, *row.shape, dtype=row.dtype, device=self.device)
+
+    def _grown(self, name: str, size: int, row: Tensor, order: Tensor) -> Tensor | SparseRows:
+        """The stored rows of a field, in order, at the start of room for ``size``."""
+        old = self._rows.get(name)
+        if isinstance(old, SparseRows):
+            return old.moved(size, order)
+        grown = self._empty(name, size, row)
+        if old is not None and isinstance(grown, Tensor):
+            grown[: len(order)] = old[order]
+        return grown
+
+    def _write(self, name: str, place: Tensor, x: Tensor) -> None:
+        rows = self._rows[name]
+        if isinstance(rows, SparseRows):
+            rows.write(place, x)
+        else:
+            rows[place] = x
+
+    def _fixed_bytes(self, rows: dict[str, Any]) -> int:
+        """Bytes of one row of every field, without the values of sparse ones."""
+        return sum(
+            SparseRows.row_bytes(math.prod(x.shape[1:])) if self._is_sparse(name) else x[0].nbytes
+            for name, x in rows.items()
+        )
 
     def _used(self) -> int:
         return self._head - self._episodes[0][0] if self._episodes else 0
 
     def _grow(self, rows: int, fields: dict[str, Tensor]) -> bool:
         """Doubles the ring within the limits; False where it is as large as it may be."""
-        largest = min(self.max_bytes // _row_bytes(fields), self.capacity * (self.spec.episode_limit + 1))
+        row = {name: x[0] for name, x in fields.items()}
+        largest = min(self.max_bytes // self._fixed_bytes(row), self.capacity * (self.spec.episode_limit + 1))
         size = min(max(2 * self._size, _FIRST_ROWS, rows), largest)
         if size <= self._size:
             return False
         order = self._in_order()
-        for name, x in fields.items():
-            grown = torch.zeros(size, *x.shape[2:], dtype=x.dtype, device=self.device)
-            if len(order):
-                grown[: len(order)] = self._rows[name][order]
-            self._rows[name] = grown
+        self._rows = {name: self._grown(name, size, x[0, 0], order) for name, x in fields.items()}
         first = self._episodes[0][0] if self._episodes else self._head
         self._episodes = deque((start - first, length) for start, length in self._episodes)
         self._head -= first
@@ -251,10 +315,7 @@ class Replay:
     def _read(self, name: str, index: Int[Tensor, "b t"], hide: Bool[Tensor, "b t"]) -> Tensor:
         """A field of the rows ``index``, zeros where they are to be hidden."""
         x = self._rows[name][index]
+        if name == "obs" and self.stored == "half":
+            x = x.float()
         x = x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)
         return x.long() if name == "action" and self.spec.discrete else x
-
-
-def _row_bytes(fields: dict[str, Tensor]) -> int:
-    """Bytes of one row of every field."""
-    return sum(x[0, 0].numel() * x.element_size() for x in fields.values())

@@ -89,6 +89,15 @@ class RecurrentEncoder(nn.Module):
         features = self._ragged(x, hidden, length) if x.device.type == "cpu" else self._padded(x, hidden, length)
         return features, _at_end(features, length)
 
+    def walk(self, y: Float[Tensor, "m n h"], alive: list[int]) -> Float[Tensor, "m n h"]:
+        """The features at the states of ``core.specs.States`` from what was embedded of them, from empty memories."""
+        n = y.shape[1]
+        state, cell, states = y.new_zeros(n * alive[0], self.rnn.hidden_size), self._cell(), []
+        for y_t in y.flatten(0, 1).split([n * k for k in alive]):
+            state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
+            states.append(state)
+        return torch.cat(states).unflatten(0, (-1, n))
+
     def _dense(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All steps of all episodes in one call."""
         b, t, n, _ = x.shape

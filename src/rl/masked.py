@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.specs import Uniforms
+
 UNAVAILABLE = -1e10
 """Logit of an unavailable action: exp of it is exactly 0, and unlike -inf it gives no NaN when multiplied by 0."""
 
@@ -39,7 +41,12 @@ def masked_log_softmax(logits: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*r
 
 def probabilities(log_pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Float[Tensor, "*rest a"]:
     """π, exactly 0 where unavailable."""
-    return torch.where(usable(avail), log_pi, UNAVAILABLE).exp()
+    return exp_where(usable(avail), log_pi)
+
+
+def exp_where(wanted: Bool[Tensor, "*rest"], x: Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
+    """exp(x) where wanted, 0 elsewhere; what x is there is not read. On a CPU exp of -1e10 takes 18 times exp of 0."""
+    return torch.where(wanted, torch.where(wanted, x, 0.0).exp(), 0.0)
 
 
 def expectation(
@@ -60,7 +67,7 @@ def floored(pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilo
     return (1 - epsilon) * pi + epsilon * uniform / uniform.sum(-1, keepdim=True)
 
 
-def draw(weight: Float[Tensor, "*rest a"], rng: torch.Generator) -> Int[Tensor, "*rest"]:
+def draw(weight: Float[Tensor, "*rest a"], rng: Uniforms) -> Int[Tensor, "*rest"]:
     """Actions with probabilities proportional to ``weight``, one uniform number each.
 
     Inverts the cumulative distribution in double precision. The result is the first action whose cumulative weight
@@ -69,11 +76,14 @@ def draw(weight: Float[Tensor, "*rest a"], rng: torch.Generator) -> Int[Tensor, 
     index that no later use accepts, instead of an arbitrary action.
     """
     cumulative = weight.double().cumsum(-1)
-    u = torch.rand(weight.shape[:-1], generator=rng, device=weight.device, dtype=torch.double)
+    if isinstance(rng, torch.Generator):
+        u = torch.rand(weight.shape[:-1], generator=rng, device=weight.device, dtype=torch.double)
+    else:
+        u = rng(weight.shape[:-1])
     return (~(cumulative > (u * cumulative[..., -1]).unsqueeze(-1))).sum(-1)
 
 
 @torch.no_grad()
-def sample(log_pi: Float[Tensor, "*rest a"], rng: torch.Generator) -> Int[Tensor, "*rest"]:
-    """Actions drawn from π, never one of probability 0; see ``draw``."""
-    return draw(log_pi.exp(), rng)
+def sample(log_pi: Float[Tensor, "*rest a"], rng: Uniforms) -> Int[Tensor, "*rest"]:
+    """Actions drawn from π, never one of probability 0 (here: below 1e-30); see ``draw``."""
+    return draw(exp_where(~(log_pi < -69), log_pi), rng)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl.masked import UNAVAILABLE, expectation, probabilities, usable
+from rl.masked import exp_where, expectation, probabilities, usable
 
 
 def soft_value(
@@ -21,10 +21,10 @@ def soft_value(
         avail: which of them are available.
         alpha: temperature > 0; as a tensor it is broadcast against the result (one per agent: [n]).
     """
-    masked = torch.where(usable(avail), q, UNAVAILABLE)
-    if isinstance(alpha, Tensor):
-        return alpha * torch.logsumexp(masked / alpha.unsqueeze(-1), dim=-1)
-    return alpha * torch.logsumexp(masked / alpha, dim=-1)
+    available = usable(avail)
+    best = torch.where(available, q, -torch.inf).amax(-1, keepdim=True).detach()
+    above = (q - best) / (alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha)
+    return alpha * exp_where(available, above).sum(-1).log() + best.squeeze(-1)
 
 
 def soft_policy_loss(

@@ -60,6 +60,9 @@ class EpisodeRunner:
     What environments show enters here, and is trimmed here: neither controllers nor learners ever see padding.
     """
 
+    remote = False
+    """The session has every row itself."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """No keys of its own."""
@@ -110,6 +113,13 @@ class EpisodeRunner:
             last = one_hot(acted.action, spec.n_actions).float() if spec.discrete else acted.action
             if not play.running.any():
                 break
+
+    def counters(self) -> dict[str, float]:
+        """What is reported of collecting itself: nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to free: the environment is the session's."""
 
     def state_dict(self) -> dict[str, Any]:
         """The environment and the acting generator; between two calls nothing else is alive."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from comparison.runs import BEST, EVALUATIONS, LAST
 from core.config import ConfigError, Settings
 from runners.episode import AGENT_RETURN
 from tools import trained
@@ -16,12 +17,14 @@ from tools import trained
 if TYPE_CHECKING:
     from tracking.folder import RunFolder
 
-EVALUATIONS = "evaluations.jsonl"
-"""In the run's folder: one line per evaluation and way of acting, with every episode's values."""
 
-
-def evaluate(settings: Settings, folder: RunFolder) -> list[dict[str, Any]]:
+def evaluate(settings: Settings, folder: RunFolder, *, best: bool = False) -> list[dict[str, Any]]:
     """Plays ``test_nepisode`` episodes in every test mode of the run's controller.
+
+    Args:
+        settings: the run's, with what is changed for the evaluation.
+        folder: the run's.
+        best: the policy that tested best instead of the last one, on other episodes than it was chosen by.
 
     Returns:
         What is written to ``evaluations.jsonl``.
@@ -31,10 +34,10 @@ def evaluate(settings: Settings, folder: RunFolder) -> list[dict[str, Any]]:
     """
     if settings["test_nepisode"] < 1:
         raise ConfigError(["'test_nepisode' must be at least 1 to evaluate"])
-    session = trained.load(settings, folder)
+    session = trained.load(settings, folder, best=best)
     try:
         modes = session.controller.test_modes
-        results = [_result(settings, folder, session, mode) for mode in modes]
+        results = [_result(settings, folder, session, mode, best=best) for mode in modes]
     finally:
         session.close()
     with (folder.path / EVALUATIONS).open("a", encoding="utf-8") as file:
@@ -43,12 +46,15 @@ def evaluate(settings: Settings, folder: RunFolder) -> list[dict[str, Any]]:
     return results
 
 
-def _result(settings: Settings, folder: RunFolder, session: Any, mode: str) -> dict[str, Any]:
-    stats = session.evaluate(mode, settings["test_nepisode"])
+def _result(settings: Settings, folder: RunFolder, session: Any, mode: str, *, best: bool) -> dict[str, Any]:
+    stats = session.evaluate(mode, settings["test_nepisode"], afresh=best)
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": folder.record.get("label", ""),
+        "checkpoint": BEST if best else LAST,
         "mode": mode,
+        "prefix": "test_" if mode == session.controller.test_modes[0] else f"test_{mode}_",
+        "greedy": bool(settings.get("test_greedy", True)),
         "t_env": session.progress.t_env,
         "seed": settings["seed"],
         "episodes": settings["test_nepisode"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch is loaded only when something is really played
 
 PAGE = Path(__file__).parent / "page"
 """The page's own files, put together when a recording is written."""
+STYLES = ("base.css", "replay.css")
 SCRIPTS = ("scene.js", "panel.js", "player.js")
 LARGEST = 1000
 """Most episodes of one page."""
@@ -112,7 +113,7 @@ def page(recording: dict[str, Any]) -> str:
     data = json.dumps(recording, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return Template((PAGE / "replay.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(recording["title"]),
-        style=(PAGE / "replay.css").read_text(encoding="utf-8"),
+        style="".join((PAGE / name).read_text(encoding="utf-8") for name in STYLES),
         recording=data.replace("<", "\\u003c"),  # so that no text in it can end the element
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )

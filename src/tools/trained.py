@@ -12,19 +12,22 @@ if TYPE_CHECKING:
     from tracking.folder import RunFolder
 
 
-def load(settings: Settings, folder: RunFolder) -> Session:
-    """A session with the policy of the run's checkpoint.
+def load(settings: Settings, folder: RunFolder, *, best: bool = False) -> Session:
+    """A session with the policy of the run's last checkpoint, or with the one that tested best.
 
     Raises:
         ConfigError: there is no usable checkpoint, or the run cannot be built here.
     """
-    if not folder.checkpoint.exists():
+    path = folder.best if best else folder.checkpoint
+    if best and not path.exists():
+        raise ConfigError([f"{folder.path.name} has no {path.name}: it kept none (best_by), or it was never tested"])
+    if not path.exists():
         raise ConfigError([f"{folder.path.name} has no checkpoint yet: nothing has been learnt (resume it first)"])
     try:
-        state = checkpoint.load(folder.checkpoint)
+        state = checkpoint.load(path)
     except checkpoint.CheckpointError as error:
         raise ConfigError([str(error)]) from error
-    session = build(settings)
+    session = build(Settings({**settings, "runner": "episode"}))  # what was trained on many hosts is played on this one
     try:
         session.load_policy(state["session"])
     except BaseException:

@@ -47,6 +47,7 @@ class RunFolder:
         self.journal = self.path / "metrics.jsonl"
         self.console = self.path / "console.log"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.best = self.path / "best.pt"
         self.sacred = self.path / "sacred"
         self.tensorboard = self.path / "tensorboard"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["train", "test", "perf"]
+
+HEADLINES = ("test_battle_won_mean", "test_success_mean", "test_return_mean")
+"""Metrics by which a run is judged: the first of these that its tests report."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Record:
     kind: Kind
     t_env: int
     values: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What only the journal keeps beside the values: of a test its mark and every episode's results."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -67,7 +67,7 @@ class Tracker:
             raise RuntimeError("a resumed run must call Tracker.load_state_dict before it logs")
         values = {name: number(value) for name, value in record.values.items()}
         t_env = int(record.t_env)
-        self._journal.write({"kind": record.kind, "t_env": t_env, "values": values})
+        self._journal.write({"kind": record.kind, "t_env": t_env, "values": values} | record.kept)
         for name, value in values.items():
             self._run.log_scalar(name, value, t_env)
             if self._writer is not None:

@@ -10,6 +10,7 @@ import ctypes
 import socket
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -43,10 +44,12 @@ def serve(wire: Wire, game: Game, faults: Faults) -> None:
         answer = response.SerializeToString()
         if fault is not None and fault.kind == "stall":
             happen(fault, wire.connection, frame(answer))
-        wire.send(answer)
         if name == "quit":
             faults.note("quit")
+            with suppress(OSError):  # pysc2 does not wait for the answer
+                wire.send(answer)
             raise SystemExit(0)
+        wire.send(answer)
 
 
 def take_name(name: str) -> None:
@@ -85,7 +88,7 @@ def _attend(connection: socket.socket, game: Game, faults: Faults) -> None:
     """Serves a client, whatever becomes of it."""
     try:
         serve(Wire(connection), game, faults)
-    except (Closed, ConnectionError, BrokenPipeError):
+    except (Closed, ConnectionError):
         return
 
 

@@ -43,7 +43,7 @@ class Fault:
     """Before which request: a field of the SC2 API's ``Request``; or ``start``, before the game listens. ``exit`` there
     is a game that refuses to start, ``slow`` one that starts late."""
     at: int | None = None
-    """At the so-manieth (from 0) of these requests to the process ..."""
+    """At which of these requests to the process, counted from 0 ..."""
     probability: float = 0.0
     """... or at each of them with this probability."""
     starts: tuple[int, ...] | None = None

@@ -37,7 +37,7 @@ class Project:
         self.python = self.venv / "bin" / "python"
         self.python.write_text(STAND_IN)
         self.python.chmod(0o755)
-        for name in ("run.sh", "requirements.txt", "requirements-dev.txt", "requirements-envs.txt"):
+        for name in ("run.sh", "requirements.txt", *(f"requirements-{more}.txt" for more in ("dev", "envs", "pysc2"))):
             shutil.copy(ROOT / name, self.root)
         (self.root / "requirements-game.txt").write_text(
             "-r requirements-client.txt\ngame @ git+https://host/game.git@12\n"
@@ -84,10 +84,11 @@ def test_tests_need_more_and_that_is_enough_for_runs(project: Project):
     project.run()
     done = project.run("test", "-k", "some thing")
     assert done.stdout == f"in {project.root}:\n<-m>\n<pytest>\n<-n>\n<2>\n<-k>\n<some thing>\n"
-    assert [line.rpartition("/")[2] for line in project.installations()] == ["requirements.txt", "requirements-dev.txt"]
+    names = ["requirements.txt", "requirements-dev.txt", "requirements-pysc2.txt"]
+    assert [line.rpartition("/")[2] for line in project.installations()] == names
     project.run()
     project.run("test")
-    assert len(project.installations()) == 2
+    assert len(project.installations()) == 3
 
 
 def test_environments_are_installed_when_asked_for(project: Project):

@@ -30,8 +30,8 @@ def observations():
     return obs, last_actions(torch.randint(A, (B, T - 1, N), generator=rng(2)), A)
 
 
-def onehots(seed=3):
-    return one_hot(torch.randint(A, (B, T, N), generator=rng(seed)), A).float()
+def actions(seed=3):
+    return torch.randint(A, (B, T, N), generator=rng(seed))
 
 
 @pytest.mark.parametrize("name", ["rnn", "mlp"])
@@ -94,43 +94,44 @@ def visibility():
 
 class TestConditionalHead:
     def test_by_the_formula(self, head):
-        h, joint, seen = torch.randn(B, T, N, H, generator=rng()), onehots(), visibility()
+        h, joint, seen = torch.randn(B, T, N, H, generator=rng()), actions(), visibility()
         for visible in (None, seen):
             got = head.dependent(h, joint, visible)
             for i in range(N):
                 d = torch.zeros(B, T, H)
                 for j in range(i):
                     number = torch.eye(N)[j].expand(B, T, N)
-                    message = elu(head.embed(torch.cat([number, joint[:, :, j]], -1)))
+                    message = elu(head.embed(torch.cat([number, one_hot(joint[:, :, j], A).float()], -1)))
                     d += message if visible is None else message * visible[:, :, i, j, None]
                 correction = head.correct(torch.cat([h[:, :, i], d / N], -1))
                 torch.testing.assert_close(got[:, :, i], head.agent.head(h[:, :, i]) + correction)
 
     @pytest.mark.parametrize("visible", [None, visibility()])
     def test_incremental_form_equals_the_full_one(self, head, visible):
-        h, joint = torch.randn(B, T, N, H, generator=rng()), onehots()
-        full, heard = head.dependent(h, joint, visible), torch.zeros(B, T, N, H)
-        for i in range(N):
-            torch.testing.assert_close(head.dependent_of(i, h[:, :, i], heard[:, :, i] / N), full[:, :, i])
-            told = head.message(joint[:, :, i], i)[:, :, None]
-            heard += told if visible is None else told * visible[..., i, None]
+        h, joint = torch.randn(B, T, N, H, generator=rng()), actions()
+        full, (first, alone) = head.dependent(h, joint, visible), head.unheard(h)
+        for i, told in enumerate(head.messages()):
+            torch.testing.assert_close(head.given(first[:, :, i], alone[:, :, i]), full[:, :, i])
+            message = told[joint[:, :, i]][:, :, None]
+            reads = torch.arange(N)[:, None] > i if visible is None else visible[..., i, None]
+            first = first + message * reads * (torch.arange(N)[:, None] > i)
 
     def test_reads_earlier_agents_only(self, head):
         """AC-11 a: row j of the joint action moves the outputs behind j and no others."""
-        h, joint = torch.randn(B, T, N, H, generator=rng()), onehots()
+        h, joint = torch.randn(B, T, N, H, generator=rng()), actions()
         before = head.dependent(h, joint)
         for j in range(N):
             other = joint.clone()
-            other[:, :, j] = joint[:, :, j].roll(1, -1)
+            other[:, :, j] = (joint[:, :, j] + 1) % A
             changed = (head.dependent(h, other) != before).any(-1)
             assert not changed[:, :, : j + 1].any() and changed[:, :, j + 1 :].all()
 
     def test_reads_visible_agents_only(self, head):
-        h, joint = torch.randn(B, T, N, H, generator=rng()), onehots()
+        h, joint = torch.randn(B, T, N, H, generator=rng()), actions()
         seen = torch.ones(B, T, N, N, dtype=torch.bool)
         seen[:, :, 2, 0] = False
         other = joint.clone()
-        other[:, :, 0] = joint[:, :, 0].roll(1, -1)
+        other[:, :, 0] = (joint[:, :, 0] + 1) % A
         changed = (head.dependent(h, other, seen) != head.dependent(h, joint, seen)).any(-1)
         assert changed[:, :, 1].all() and not changed[:, :, 2].any()
         assert torch.equal(head.dependent(h, joint, torch.ones_like(seen)), head.dependent(h, joint))
@@ -138,16 +139,17 @@ class TestConditionalHead:
     def test_the_first_agent_reads_its_own_history_only(self, head):
         """AC-11 b."""
         h = torch.randn(B, T, N, H, generator=rng())
-        alone = head.dependent_of(0, h[:, :, 0], torch.zeros(B, T, H))
-        torch.testing.assert_close(head.dependent(h, onehots(), visibility())[:, :, 0], alone)
-        assert not torch.allclose(alone, head.independent(h)[:, :, 0])
+        first, alone = head.unheard(h)
+        unheard = head.given(first, alone)[:, :, 0]
+        torch.testing.assert_close(head.dependent(h, actions(), visibility())[:, :, 0], unheard)
+        assert not torch.allclose(unheard, head.independent(h)[:, :, 0])
 
     def test_gradients_are_kept_apart(self, head):
         """AC-11 c: dependent losses move the correction only, independent ones everything else."""
         names = {name for name, _ in head.named_parameters()}
         correction = {n for n in names if n.startswith(("embed", "correct"))}
         h, _ = head.encode(*observations())
-        for loss, moves in ((head.dependent(h, onehots()), correction), (head.independent(h), names - correction)):
+        for loss, moves in ((head.dependent(h, actions()), correction), (head.independent(h), names - correction)):
             head.zero_grad()
             loss.square().sum().backward(retain_graph=True)
             moved = {n for n, p in head.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -158,8 +160,7 @@ class TestConditionalHead:
         """AC-11 d: the conditionals' product sums to 1 over all joint actions."""
         h, total = torch.randn(1, 1, N, H, generator=rng()), 0.0
         for joint in itertools.product(range(A), repeat=N):
-            onehot = torch.eye(A)[list(joint)][None, None]
-            log_pi = head.dependent(h, onehot).log_softmax(-1)[0, 0]
+            log_pi = head.dependent(h, torch.tensor(joint)[None, None]).log_softmax(-1)[0, 0]
             total += log_pi[range(N), joint].sum().exp().item()
         assert total == pytest.approx(1, abs=1e-5)
 

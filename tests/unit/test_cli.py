@@ -153,6 +153,7 @@ def test_the_first_signal_is_a_wish_the_second_an_order(capfd: pytest.CaptureFix
         assert stop.signum == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)  # as schedulers do: to the process, and to its group
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.sigtimedwait([], 1)

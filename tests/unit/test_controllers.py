@@ -328,7 +328,7 @@ def test_deciding_in_turn_draws_from_the_dependent_policy(seen: bool) -> None:
     action, rng = made.decide_in_turn(h, avail, visible, generator(4)), generator(4)
     joint = torch.zeros(*h.shape[:3], dtype=torch.long)
     for i in range(N):
-        logits = made.agent.dependent(h, one_hot(joint, A).float(), visible)
+        logits = made.agent.dependent(h, joint, visible)
         joint[:, :, i] = sample(masked_log_softmax(logits[:, :, i], avail[:, :, i]), rng)
     assert torch.equal(action, joint)
 
@@ -340,7 +340,7 @@ def test_the_likeliest_actions_in_turn(seen: bool) -> None:
     h, avail, visible = features()
     visible = visible if seen else None
     action = made.decide_in_turn(h, avail, visible, None)
-    logits = made.agent.dependent(h, one_hot(action, A).float(), visible)
+    logits = made.agent.dependent(h, action, visible)
     assert torch.equal(action, torch.where(avail, logits, -torch.inf).argmax(-1))
     assert not torch.equal(action, torch.where(avail, made.agent.independent(h), -torch.inf).argmax(-1))
 

@@ -91,8 +91,10 @@ def clean(got: EpisodeBatch) -> None:
     assert got.avail[past].all()
 
 
-def replay(capacity: int = 4, max_bytes: int = 10**6, seed: int = 0, enough_steps: int | None = None) -> Replay:
-    return Replay(SPEC, capacity, max_bytes, "cpu", torch.Generator().manual_seed(seed), enough_steps)
+def replay(
+    capacity: int = 4, max_bytes: int = 10**6, seed: int = 0, enough_steps: int | None = None, stored: str = "dense"
+) -> Replay:
+    return Replay(SPEC, capacity, max_bytes, "cpu", torch.Generator().manual_seed(seed), enough_steps, stored)
 
 
 @pytest.fixture
@@ -435,3 +437,86 @@ def test_another_number_of_steps_before_is_refused() -> None:
     one.add(episodes([4]))
     with pytest.raises(ValueError, match="drawn with past=2, but 3 steps"):
         past_of(one.transitions(3, past=2), 3)
+
+
+# --- how observations and states are kept -----------------------------------------------------------------------------
+
+
+def thinned(batch: EpisodeBatch, seed: int) -> EpisodeBatch:
+    """The batch with two thirds of all observations and states 0; whole states, and one whole episode's, among them."""
+    rng = torch.Generator().manual_seed(seed)
+    obs, state = (x * (torch.rand(x.shape, generator=rng) < 1 / 3) for x in (batch.obs, batch.state))
+    obs[:, 1], state[0] = 0, 0
+    return dataclasses.replace(batch, obs=obs, state=state)
+
+
+@given(
+    capacity=st.integers(1, 6),
+    first_rows=st.sampled_from([1, 5, 4096]),
+    adds=st.lists(st.lists(st.integers(1, LIMIT), min_size=1, max_size=3), min_size=1, max_size=10),
+    reload_after=st.integers(0, 9),
+)
+@effort(max_examples=40, deadline=None)
+def test_sparse_rows_are_exact(capacity, first_rows, adds, reload_after) -> None:
+    """As the list of the newest episodes, through growth, wrap-around, eviction and a round trip of the state."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory.replay, "_FIRST_ROWS", first_rows)
+        real, oracle = replay(capacity, stored="sparse"), Oracle(capacity, 10**6)
+        for number, lengths in enumerate(adds):
+            batch = thinned(episodes(lengths, oracle.added, spread=number % 2), number)
+            real.add(batch)
+            oracle.add(batch)
+            if number == reload_after:
+                state, real = copy.deepcopy(real.state_dict()), replay(capacity, seed=9, stored="sparse")
+                real.load_state_dict(state)
+            same(real.latest(len(real)), oracle.kept)
+
+
+def test_single_steps_of_sparse_rows_are_those_of_dense_ones() -> None:
+    made = [replay(stored=stored) for stored in ("dense", "sparse")]
+    batch = thinned(episodes([3, 1, LIMIT]), 1)
+    for one in made:
+        one.add(batch)
+    dense, sparse = (one.transitions(20, past=2) for one in made)
+    for name in ("obs", "state", "action"):
+        assert torch.equal(getattr(dense, name), getattr(sparse, name))
+    assert all(torch.equal(dense.extras[k], sparse.extras[k]) for k in dense.extras)
+
+
+def test_sparse_rows_take_a_bit_per_entry_and_the_values() -> None:
+    """Twelve bytes a row say where its values are, and how many."""
+    dense, sparse = replay(), replay(stored="sparse")
+    batch = thinned(episodes([3, 5]), 2)
+    for one in (dense, sparse):
+        one.add(batch)
+    rows, widths = 10, (batch.obs[0, 0].numel(), batch.state[0, 0].numel())
+    real = [x[row, : n + 1] for row, n in ((0, 3), (1, 5)) for x in (batch.obs, batch.state)]
+    values = sum(int((x != 0).sum()) for x in real)
+    other = dense.used_bytes - rows * 4 * sum(widths)
+    assert dense.used_bytes == rows * ROW_BYTES
+    assert sparse.used_bytes == other + rows * sum(-(-width // 8) + 12 for width in widths) + 4 * values
+    assert sparse.nbytes >= sparse.used_bytes
+
+
+def test_values_count_towards_the_limit_in_bytes() -> None:
+    """Room for two full episodes without zeros: of three, the oldest goes; of three without values, none."""
+    full, empty = episodes([LIMIT] * 3), episodes([LIMIT] * 3)
+    full = dataclasses.replace(full, obs=torch.ones_like(full.obs), state=torch.ones_like(full.state))
+    empty = dataclasses.replace(empty, obs=torch.zeros_like(empty.obs), state=torch.zeros_like(empty.state))
+    one = replay(stored="sparse")
+    one.add(full)
+    limit = one.used_bytes * 5 // 6
+    for batch, kept in ((full, 2), (empty, 3)):
+        other = replay(max_bytes=limit, stored="sparse")
+        other.add(batch)
+        assert len(other) == kept and other.used_bytes <= limit
+
+
+def test_half_rounds_observations_only() -> None:
+    one, batch = replay(stored="half"), episodes([2, 4])
+    batch = dataclasses.replace(batch, obs=batch.obs / 3, state=batch.state / 3)
+    one.add(batch)
+    for got, wanted in zip(split(one.latest(2)), split(batch), strict=True):
+        assert got["obs"].dtype == torch.float32 and torch.equal(got["obs"], wanted["obs"].half().float())
+        assert torch.equal(got["state"], wanted["state"])
+    assert not torch.equal(split(one.latest(2))[1]["obs"], split(batch)[1]["obs"])

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.specs import EnvSpec
-from modules.layers import FeedForwardEncoder, agent_inputs, numbered
+from core.specs import EnvSpec, States
+from modules.layers import FeedForwardEncoder, agent_inputs, last_actions, numbered
 
 
 class Agent(nn.Module):
@@ -45,6 +45,12 @@ class Agent(nn.Module):
         """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
         x = agent_inputs(obs, last) if self.last_action else numbered(obs)
         return self.encoder(x, hidden, length)
+
+    def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
+        """The features at every state of a batch, from empty memories."""
+        whole = states.whole
+        last = last_actions(whole.action, self.head.out_features)
+        return states.pack(self.encode(whole.obs, last, None, whole.length + 1)[0])
 
     def forward(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import elu, one_hot
+from torch.nn.functional import elu, embedding, linear
 
-from core.specs import EnvSpec
+from core.specs import EnvSpec, States
 from modules.agents.base import Agent
 
 
@@ -57,6 +59,10 @@ class ConditionalHead(nn.Module):
         """The agent's features h_i and recurrent state."""
         return self.agent.encode(obs, last, hidden, length)
 
+    def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
+        """The agent's features at every state of a batch."""
+        return self.agent.encode_states(states)
+
     def independent(self, h: Float[Tensor, "b t n h"]) -> Float[Tensor, "b t n a"]:
         """f_i^ind: reads nobody's action."""
         return self.agent.head(h)
@@ -64,42 +70,40 @@ class ConditionalHead(nn.Module):
     def dependent(
         self,
         h: Float[Tensor, "b t n h"],
-        joint: Float[Tensor, "b t n a"],
+        action: Int[Tensor, "b t n"],
         visible: Bool[Tensor, "b t n n"] | None = None,
     ) -> Float[Tensor, "b t n a"]:
         """f_i^dep of all agents at once.
 
         Args:
             h: features of ``encode``.
-            joint: every agent's action, one-hot; agent i reads rows j < i only.
+            action: every agent's action; agent i reads those of j < i only.
             visible: [.., i, j]: agent i sees agent j; None: everybody sees everybody.
         """
-        ids = torch.eye(self.n_agents, dtype=joint.dtype, device=joint.device).expand(*joint.shape[:2], -1, -1)
-        messages = self._messages(ids, joint)
+        messages = self.messages()
+        rows = action + len(messages[0]) * torch.arange(self.n_agents, device=action.device)
         reads = self.earlier if visible is None else self.earlier & visible
-        return self._corrected(h, reads.to(h.dtype) @ messages / self.n_agents)
+        first, alone = self.unheard(h)
+        return self.given(first + reads.to(h.dtype) @ embedding(rows, messages.flatten(0, 1)), alone)
 
-    def message(self, action: Float[Tensor, "b t a"], j: int) -> Float[Tensor, "b t h"]:
-        """ELU(W_d [id_j, onehot(a_j)]), which agent j tells those behind it; d_i is 1/N times the sum of these."""
-        number = one_hot(torch.tensor(j, device=action.device), self.n_agents).to(action.dtype)
-        return self._messages(number.expand(*action.shape[:2], -1), action)
+    def messages(self) -> Float[Tensor, "n a h"]:
+        """What every agent tells those behind it by each of its actions: its part of W_1's output.
 
-    def dependent_of(
-        self,
-        i: int,  # noqa: ARG002 - the parameters are shared, so the number is already in h_i
-        h_i: Float[Tensor, "b t h"],
-        d_i: Float[Tensor, "b t h"],
-    ) -> Float[Tensor, "b t a"]:
-        """f_i^dep of agent ``i`` alone, from its features and d_i (1/N times the sum of the messages it reads).
-
-        With ``message`` it makes acting in turn linear in N: after agent j has acted, its message is added to the
-        sums of the agents behind it that see it. Equals row i of ``dependent``.
+        W_1 is linear in d_i, so that it is applied once to each of the N A possible messages, not to every sum of
+        them; and acting in turn is linear in N: each message is added to the agents behind that see its sender.
         """
-        return self._corrected(h_i, d_i)
+        number, action = self.embed.weight.split([self.n_agents, self.embed.in_features - self.n_agents], 1)
+        told = elu(number.t()[:, None] + action.t() + self.embed.bias)
+        correct: Any = self.correct
+        return linear(told, correct[0].weight[:, self.hidden_dim :]) / self.n_agents
 
-    def _messages(self, ids: Tensor, actions: Tensor) -> Tensor:
-        return elu(self.embed(torch.cat([ids, actions], dim=-1)))
+    def unheard(self, h: Float[Tensor, "b t n h"]) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b t n a"]]:
+        """W_1's output while nobody has told anything, and sg[f_i^ind]; neither trains the trunk."""
+        correct: Any = self.correct
+        trunk, first = h.detach(), correct[0]
+        return linear(trunk, first.weight[:, : self.hidden_dim], first.bias), self.agent.head(trunk).detach()
 
-    def _corrected(self, h: Tensor, d: Tensor) -> Tensor:
-        trunk = h.detach()
-        return self.agent.head(trunk).detach() + self.correct(torch.cat([trunk, d], dim=-1))
+    def given(self, first: Float[Tensor, "*b h"], alone: Float[Tensor, "*b a"]) -> Float[Tensor, "*b a"]:
+        """f_i^dep of some agents: ``first`` is what ``unheard`` gives and the messages that they read."""
+        correct: Any = self.correct
+        return alone + correct[2](correct[1](first))

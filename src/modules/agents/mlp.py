@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from core.registry import AGENTS
-from core.specs import EnvSpec
+from core.specs import EnvSpec, States
 from modules.agents.base import Agent
-from modules.layers import FeedForwardEncoder, clipped, input_dim, mlp
+from modules.layers import FeedForwardEncoder, clipped, input_dim, last_actions, mlp
 
 
 @AGENTS.register
@@ -49,3 +49,7 @@ class MLPAgent(Agent):
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
         """See ``Agent.encode``."""
         return super().encode(clipped(obs, self.obs_clip), last, hidden, length)
+
+    def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
+        """See ``Agent.encode_states``: each state by itself."""
+        return self.encode(states.obs, states.pack(last_actions(states.whole.action, self.head.out_features)))[0]

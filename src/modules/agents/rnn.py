@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import embedding
 
 from core.registry import AGENTS
-from core.specs import EnvSpec
+from core.specs import EnvSpec, States
 from modules.agents.base import Agent
 from modules.layers import RecurrentEncoder, input_dim
 
@@ -23,3 +29,21 @@ class RNNAgent(Agent):
 
     def __init__(self, spec: EnvSpec, cfg: Config) -> None:
         super().__init__(spec, RecurrentEncoder(input_dim(spec), cfg.hidden_dim), cfg.hidden_dim)
+
+    def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
+        """See ``Agent.encode_states``."""
+        if states.action.is_floating_point() or states.obs.device.type != "cpu":
+            return super().encode_states(states)
+        return self.encoder.walk(self._embedded(states).squeeze(1), states.alive).unsqueeze(1)
+
+    def _embedded(self, states: States) -> Float[Tensor, "m 1 n h"]:
+        """Linear-ReLU of the inputs without building them: what an agent's last action and number add is looked up."""
+        embed: Any = self.encoder.embed
+        linear, n_actions = embed[0], self.head.out_features
+        own, last, number = linear.weight.split([states.obs.shape[-1], n_actions, self.n_agents], 1)
+        none_yet = torch.cat([last.t(), last.new_zeros(1, len(last))])
+        added = number.t()[:, None] + none_yet + linear.bias
+        row = states.last_action(n_actions) + (n_actions + 1) * torch.arange(self.n_agents, device=own.device)
+        shift = embedding(row.flatten(), added.flatten(0, 1))
+        y = torch.addmm(shift, states.obs.flatten(0, 2), own.t()).relu()
+        return y.view(*states.obs.shape[:3], -1)

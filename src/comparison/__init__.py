@@ -1,0 +1,1 @@
+"""What ``compare`` and ``report`` make of finished runs."""

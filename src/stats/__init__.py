@@ -1,0 +1,1 @@
+"""Statistics of few runs on several tasks: pure functions of NumPy arrays."""
