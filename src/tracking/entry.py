@@ -17,7 +17,7 @@ _FORMAT = "MongoObserver-0.7.0"
 """What Sacred 0.8.7 writes there: readers tell versions by it."""
 _TIMES = ("start_time", "stop_time", "heartbeat")
 _ORDER = ("experiment", "format", "command", "host", "start_time", "stop_time", "result", "status", "heartbeat")
-"""What stands first: Omniboard shows its columns in the order of the fields, and fields that come later at the far end."""
+"""What stands first: Omniboard's columns are in the order of the fields, and what is added later is at the far end."""
 _PASSING = "fail_trace"
 """What an entry has only when the run has failed; a resumed run loses it again."""
 
@@ -39,7 +39,7 @@ def entry_of(folder: RunFolder) -> tuple[dict[str, Any], list[str]] | None:
     if where is None:
         return None
     record = folder.record
-    entry = dict.fromkeys(_ORDER) | _load(where / "run.json")
+    entry: dict[str, Any] = dict.fromkeys(_ORDER) | _load(where / "run.json")
     entry |= {"format": _FORMAT, "config": _load(where / "config.json")}
     for name in _TIMES:
         if isinstance(entry.get(name), str):
