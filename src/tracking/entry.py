@@ -16,8 +16,10 @@ TRACE_BYTES = 100_000
 _FORMAT = "MongoObserver-0.7.0"
 """What Sacred 0.8.7 writes there: readers tell versions by it."""
 _TIMES = ("start_time", "stop_time", "heartbeat")
-_PASSING = ("stop_time", "fail_trace")
-"""What an entry has only when the run has ended; a resumed run loses it again."""
+_ORDER = ("experiment", "format", "command", "host", "start_time", "stop_time", "result", "status", "heartbeat")
+"""What stands first: Omniboard's columns are in the order of the fields, and what is added later is at the far end."""
+_PASSING = "fail_trace"
+"""What an entry has only when the run has failed; a resumed run loses it again."""
 
 
 def directory(folder: RunFolder) -> Path | None:
@@ -37,17 +39,17 @@ def entry_of(folder: RunFolder) -> tuple[dict[str, Any], list[str]] | None:
     if where is None:
         return None
     record = folder.record
-    entry = _load(where / "run.json") | {"format": _FORMAT, "config": _load(where / "config.json")}
+    entry: dict[str, Any] = dict.fromkeys(_ORDER) | _load(where / "run.json")
+    entry |= {"format": _FORMAT, "config": _load(where / "config.json")}
     for name in _TIMES:
         if isinstance(entry.get(name), str):
             entry[name] = datetime.fromisoformat(entry[name])
     entry["heartbeat"] = entry.get("heartbeat") or entry["start_time"]
     entry["meta"] = {**entry.get("meta", {}), "uid": record["uid"]}
     entry["info"] = first_info(folder) | (_load(where / "info.json") if (where / "info.json").exists() else {})
-    entry["result"] = entry.get("result")
-    if "fail_trace" in entry:
-        entry["fail_trace"] = _end_of(list(entry["fail_trace"]), TRACE_BYTES)
-    return plain(entry), [name for name in _PASSING if name not in entry]
+    if _PASSING in entry:
+        entry[_PASSING] = _end_of(list(entry[_PASSING]), TRACE_BYTES)
+    return plain(entry), [_PASSING] if _PASSING not in entry else []
 
 
 def first_info(folder: RunFolder) -> dict[str, Any]:

@@ -130,7 +130,13 @@ class Shipment:
     def _enter(self, entry: dict[str, Any]) -> None:
         if self.run_id is None:
             self._uid = entry["meta"]["uid"]
-            first = entry | {"resources": [], "artifacts": [], "captured_out": "", "status": "RUNNING"}
+            first = entry | {
+                "resources": [],
+                "artifacts": [],
+                "captured_out": "",
+                "status": "RUNNING",
+                "stop_time": None,
+            }
             first["experiment"] = entry["experiment"] | {"sources": []}
             self.run_id = self.archive.enter(first)
 

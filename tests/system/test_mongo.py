@@ -107,6 +107,7 @@ def test_a_completed_run(db, settings, folder, capsys):
     assert run["config"] == settings
     assert (run["info"]["engine"], run["info"]["label"]) == ("skirmish", "sc2-skirmish/3m")
     assert run["info"]["summary"] == {"test_battle_won_mean": 0.3, "test_t_env": 30}
+    assert run["result"] == 0.3
     assert run["host"]["hostname"] == socket.gethostname()
     assert "the last words: ünï" in run["captured_out"]
     assert "Completed after" in run["captured_out"]  # Sacred's own words

@@ -64,7 +64,7 @@ def assert_equal(database: pymongo.database.Database, folder: RunFolder) -> None
     assert read_curves(database, entry["_id"]) == series(folder.journal)
     assert {ref["name"] for ref in entry["info"]["metrics"]} == set(series(folder.journal))
     assert entry["status"] == folder.record["status"]
-    assert ("stop_time" in entry) == (folder.record["status"] != "RUNNING")
+    assert (entry["stop_time"] is not None) == (folder.record["status"] != "RUNNING")
     ended = folder.record["status"] == "COMPLETED"
     assert {artifact["name"] for artifact in entry["artifacts"]} >= (
         {"config.yaml", "metrics.jsonl"} if ended else set()

@@ -160,7 +160,7 @@ def see_the_list(page: browser.Chromium, runs: dict[int, RunFolder]) -> None:
     for row, number in zip(rows, sorted(runs, reverse=True), strict=True):
         record = runs[number].record
         assert {record["name"], record["host"], "train", "COMPLETED"} <= set(row)
-        assert f"{record['summary']['test_return_mean']:g}" in row
+        assert f"{record['summary']['test_return_mean']:g}" in row, "\n".join(row)
 
 
 def see_the_curves(page: browser.Chromium, folder: RunFolder) -> None:
