@@ -174,9 +174,14 @@ def test_too_old_episodes_are_discarded_and_counted(sessions: Any):
     for _ in range(3):
         change(it)
         it.runner._publish()
-    it.runner.collect(t_env=0, mode="explore")
+    for _ in range(50):  # one actor may be done several times before the other one is
+        assert len(it.runner.collect(t_env=0, mode="explore").episodes) >= 5
+        if it.runner._episodes_stale >= 5:
+            break
+    for _ in range(3):
+        it.runner.collect(t_env=0, mode="explore")
     counts = it.runner.counters()
-    assert counts["episodes_stale"] == 5, "both actors had begun three versions before"
+    assert counts["episodes_stale"] == 5, "both actors had begun three versions before, once"
     assert counts["policy_staleness"] == 0
 
 
@@ -300,4 +305,4 @@ def test_a_run_survives_the_loss_of_a_node(nodes: TwoNodes, tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     last = [r for r in read(folder / "metrics.jsonl") if r["kind"] == "perf"][-1]
-    assert last["t_env"] >= t_max and last["values"]["actors_lost"] >= 1, "losses are counted over resumes"
+    assert last["t_env"] > steps[-1] and last["values"]["actors_lost"] >= 1, "losses are counted over resumes"
