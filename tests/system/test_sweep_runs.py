@@ -292,7 +292,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_sweep_on_ray_survives_the_loss_of_a_node(tmp_path: Path, nodes: Any):
-    made = write(tmp_path, t_max=6_000, seeds=1)
+    made = write(tmp_path, t_max=3_000, seeds=1)
     words = command(made, "--backend", "ray")
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         wait(lambda: sum(path.stat().st_size > 2000 for path in made.results_dir.rglob("metrics.jsonl")) == 2)
