@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from sessions import Row, Session, make_rows, new_session, rows_of
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from controllers.base import encode_agent
 from core.specs import EpisodeBatch, valid_mask
@@ -263,7 +262,7 @@ def policies(session: Session, batch: EpisodeBatch, actions: Tensor, value: Tens
     prob = taken(masked_log_softmax(logits, batch.avail[:, :1]), actions[:, None]).sum(-1).exp()[:, 0]
     out = {"expected": round(float((prob * value).sum()), 4)}
     if conditional and session.controller.cfg.dependent:
-        logits = agent.dependent(h, one_hot(actions[:, None], session.env.spec.n_actions).float())
+        logits = agent.dependent(h, actions[:, None])
         prob = taken(masked_log_softmax(logits, batch.avail[:, :1]), actions[:, None]).sum(-1).exp()[:, 0]
         out["dep_expected"] = round(float((prob * value).sum()), 4)
     return out | {"optima": " ".join(f"{p:.3f}" for p in prob[best].tolist())}
