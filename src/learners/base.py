@@ -8,15 +8,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings
-from core.specs import EnvSpec
+from core.specs import EnvSpec, EpisodeBatch
 from memory.replay import Replay
 from modules.target import Target
+from rl.returns import td_lambda
 
 Metrics = dict[str, Tensor]
+
+
+def lambda_returns(
+    batch: EpisodeBatch, value: Float[Tensor, "b states *n"], gamma: float, lam: float
+) -> Float[Tensor, "b t *n"]:
+    """TD(λ) of the values X of every state, whether the batch is padded or packed."""
+
+    def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
+        return td_lambda(whole.reward, whole.terminated, whole.mask, x, gamma, lam)
+
+    return batch.over_time(backed_up, value)
 
 
 def means(every: list[Metrics]) -> Metrics:

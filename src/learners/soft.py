@@ -10,9 +10,8 @@ from torch import Tensor
 
 from core.schedule import Geometric, Linear
 from core.specs import EpisodeBatch
-from learners.base import Learner
+from learners.base import Learner, lambda_returns
 from rl.masked import masked_mean
-from rl.returns import td_lambda
 from rl.soft import soft_policy_loss
 
 
@@ -55,11 +54,7 @@ class SoftConfig(Learner.Config):
         The entropy belongs to the next state: it is discounted, and absent after a terminal step (T-27).
         """
         entropy = -(log_prob.sum(-1) if self.entropy_reduction == "sum" else log_prob.mean(-1))
-
-        def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
-            return td_lambda(whole.reward, whole.terminated, whole.mask, x, self.gamma, self.td_lambda)
-
-        return batch.over_time(backed_up, q_jt + alpha * entropy)
+        return lambda_returns(batch, q_jt + alpha * entropy, self.gamma, self.td_lambda)
 
 
 def policy_improvement(

@@ -11,11 +11,10 @@ from controllers.base import Controller
 from controllers.basic_mac import BasicMAC
 from core.config import ConfigError, Settings
 from core.specs import EpisodeBatch
-from learners.base import Learner
+from learners.base import Learner, lambda_returns
 from modules.mixers.base import Mixer, mix_locals
 from rl.exploration import greedy
 from rl.masked import taken
-from rl.returns import td_lambda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +28,7 @@ class ValueConfig(Learner.Config):
 
     def returns(self, batch: EpisodeBatch, value: Float[Tensor, "b states *n"]) -> Float[Tensor, "b t *n"]:
         """Targets y = r + γ (1 - terminated) X(s'), as TD(λ), of the bootstrap values X."""
-
-        def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
-            return td_lambda(whole.reward, whole.terminated, whole.mask, x, self.gamma, self.td_lambda)
-
-        return batch.over_time(backed_up, value)
+        return lambda_returns(batch, value, self.gamma, self.td_lambda)
 
 
 def require_values(controller: Controller, settings: Settings) -> None:

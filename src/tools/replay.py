@@ -10,7 +10,8 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from core import cli
-from core.config import MOST, ConfigError, load, settle
+from core.config import MOST, load, settle
+from tools.pages import place, save
 
 if TYPE_CHECKING:  # torch is loaded only when something is really played
     from core.config import Settings
@@ -33,15 +34,8 @@ def main(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     folder, settings = _opened(options)
-    out = Path(options.out) if options.out else folder.path / "replay.html"
-    if not out.parent.is_dir() or out.is_dir():
-        raise ConfigError([f"--out: {out} is not a file in a folder that exists"])
-    page = _played(folder, settings, options)
-    try:
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"--out: {out} cannot be written: {error.strerror}"]) from error
-    print(f"{out} ({len(page.encode()) / 1e6:.1f} MB): open it in a browser")
+    out = place(options.out or folder.path / "replay.html")
+    save(out, _played(folder, settings, options))
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import cli
 from core.config import ConfigError
+from tools.pages import place, save
 
 if TYPE_CHECKING:
     from comparison.groups import Groups
@@ -39,15 +40,8 @@ def main(argv: list[str]) -> int:
         ConfigError: no such runs, or a place that cannot be written.
     """
     options = _parser().parse_args(argv)
-    out = Path(options.out)
-    if not out.parent.is_dir() or out.is_dir():
-        raise ConfigError([f"--out: {out} is not a file in a folder that exists"])
-    text = page(_found(options), out)
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"--out: {out} cannot be written: {error.strerror}"]) from error
-    print(f"{out} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser")
+    out = place(options.out)
+    save(out, page(_found(options), out))
     return 0
 
 

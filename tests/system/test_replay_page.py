@@ -14,21 +14,11 @@ import pytest
 from PIL import Image, ImageColor
 
 import main
-from browser import Chromium, find
+from browser import Chromium
 from core.picture import TEAMS
 from toy_runs import run_of
 
 WIDE, NARROW = (1280, 800), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = find()
-    if program is None:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
-    chromium = Chromium(program, tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import main
-from browser import Chromium, find
+from browser import Chromium
 from core import cli
 from tracking.folder import RunFolder
 from tracking.journal import Journal
@@ -49,16 +49,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(where, "vdn", 0, status="FAILED", batch_size_run=8)
     assert main.main(["report", str(where), "--out", str(where / "report.html")]) == 0
     return where / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    program = find()
-    if program is None:
-        pytest.skip("there is no Chromium (apt-get install chromium)")
-    chromium = Chromium(program, tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture
