@@ -225,15 +225,32 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rest g i"]) -> Float[Tensor, "*rest g o"]:
         """Group k of the last axis but one goes through layer k."""
-        y = torch.einsum("...gi,gio->...go", x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return in_groups(x, self.weight, self.bias)
+
+
+def in_groups(
+    x: Float[Tensor, "*rest g i"], weight: Float[Tensor, "g i o"], bias: Float[Tensor, "g o"] | None = None
+) -> Float[Tensor, "*rest g o"]:
+    """Group k of x by ``weight[k]``: narrow outputs of all groups in one product with zeros beside them, which is
+    faster than many narrow products."""
+    g, _, o = weight.shape
+    if o <= NARROW:
+        y = linear(x.flatten(-2), torch.block_diag(*weight).t(), None if bias is None else bias.flatten())
+        return y.unflatten(-1, (g, o))
+    rows = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+    y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight)
+    return y.transpose(0, 1).reshape(*x.shape[:-1], o)
+
+
+NARROW = 16
+"""Columns up to which a product is narrow (measured with 4 groups of 64 inputs)."""
 
 
 def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
     """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
     if layers == 1:
         return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
-    first = [nn.Linear(i, n * hidden_dim), nn.Unflatten(-1, (n, hidden_dim)), nn.ReLU()]
+    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(inplace=True), nn.Unflatten(-1, (n, hidden_dim))]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
 
