@@ -93,7 +93,7 @@ def probabilities(log_pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a
 
 
 def exp_where(here: Float[Tensor, "*rest"], x: Float[Tensor, "*rest"]) -> Float[Tensor, "*rest"]:
-    """exp(x) where ``here`` is 1, 0 where it is 0; x is not read there. On a CPU exp of -1e10 takes 18 times exp of 0."""
+    """exp(x) where ``here`` is 1, 0 where it is 0; x is not read there: exp of -1e10 takes 18 times exp of 0."""
     return only(x, here).exp() * here
 
 

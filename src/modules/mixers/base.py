@@ -33,7 +33,8 @@ class Mixer(nn.Module):
 
         Args:
             q: Q_i of the actions ``joint``.
-            v: values V_i of the agents' policies: soft ones, or the largest Q_i where the policies are greedy. Constant.
+            v: values V_i of the agents' policies: soft ones, or the largest Q_i where the policies are greedy;
+                constant.
             state: s.
             joint: u, the actions as one-hots, or the vectors themselves in a box.
             obs: the agents' observations.
