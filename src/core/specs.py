@@ -18,7 +18,7 @@ from torch import Tensor
 
 Extras = dict[str, Tensor]
 Uniforms = torch.Generator | Callable[[torch.Size], Tensor]
-"""Where random numbers between 0 and 1 come from: a generator, or what makes doubles of a shape."""
+"""Where random numbers between 0 and 1 come from: a generator, or what makes them, of a shape."""
 _PER_ACTION = ("action", "reward", "terminated", "mask")
 
 
@@ -208,11 +208,8 @@ class EpisodeBatch:
 
     def packed(self) -> States:
         """The states that were visited, without padding."""
-        length, steps = self.length + 1, self.obs.shape[1]
-        order = length.argsort(descending=True, stable=True)
-        valid = valid_mask(length[order], steps).bool().T
-        rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
-        return States.of(self, rows.to(self.obs.device, non_blocking=True), [k for k in valid.sum(1).tolist() if k])
+        rows, alive, _ = in_turn(self.length + 1, self.obs.shape[1])
+        return States.of(self, rows.to(self.obs.device, non_blocking=True), alive)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
@@ -353,3 +350,18 @@ def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
     """1 where t < length, the one definition of a real step (T-01)."""
     return (torch.arange(steps) < length[:, None]).float().to(device)
+
+
+def in_turn(length: Int[Tensor, " b"], steps: int) -> tuple[Int[Tensor, " m"], list[int], Int[Tensor, " b"]]:
+    """The real ones of b * ``steps`` steps, one below the other: first every row's first one, then the second ones.
+
+    Among those of one time the longest row's comes first, so that one who walks through time only ever loses the last
+    rows. All in host memory.
+
+    Returns:
+        Where each is among the b * ``steps``, how many there are at each time, and the rows from longest to shortest.
+    """
+    order = length.argsort(descending=True, stable=True)
+    valid = valid_mask(length[order], steps).bool().T
+    rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
+    return rows, [k for k in valid.sum(1).tolist() if k], order
