@@ -192,18 +192,22 @@ class EpisodeBatch:
         values: dict[str, Any] = {f.name: again(getattr(self, f.name)) for f in fields(self) if f.name != "extras"}
         return replace(self, **values, extras={name: again(x) for name, x in self.extras.items()})
 
-    def steps(self, x: Float[Tensor, "b states *rest"]) -> Float[Tensor, "b t *rest"]:
+    def steps(self, x: Shaped[Tensor, "b states *rest"]) -> Shaped[Tensor, "b t *rest"]:
         """What belongs to states in which somebody acted: all but each row's last one."""
         return x[:, :-1]
 
     def over_time(
         self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "b states *rest"]
-    ) -> Float[Tensor, "b t *rest"]:
+    ) -> Float[Tensor, "b t ..."]:
         """What ``fn`` makes, step by step, of these episodes and of x at every state."""
         return fn(self, x)
 
     def uniforms(self, rng: torch.Generator) -> Uniforms:
         """Where numbers for every state are drawn from."""
+        return rng
+
+    def samples(self, rng: torch.Generator) -> Uniforms:
+        """Where numbers of several draws for every state are from, [k, b, states, n]."""
         return rng
 
     def packed(self) -> States:
@@ -261,13 +265,13 @@ class States(EpisodeBatch):
         extras = {name: _picked(x, rows) for name, x in whole.extras.items() if x.shape[1] == states}
         return cls(**made, length=whole.length, extras=extras, whole=whole, rows=rows, alive=alive)
 
-    def steps(self, x: Float[Tensor, "m 1 *rest"]) -> Float[Tensor, "m 1 *rest"]:
+    def steps(self, x: Shaped[Tensor, "m 1 *rest"]) -> Shaped[Tensor, "m 1 *rest"]:
         """All of them: ``mask`` leaves out those in which nobody acted."""
         return x
 
     def over_time(
         self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "m 1 *rest"]
-    ) -> Float[Tensor, "m 1 *rest"]:
+    ) -> Float[Tensor, "m 1 ..."]:
         """See ``EpisodeBatch.over_time``; x is spread out for ``fn``, and what it makes is collected again."""
         return _picked(_to_states(fn(self.whole, self.spread(x))), self.rows)
 
@@ -277,6 +281,15 @@ class States(EpisodeBatch):
         def drawn(shape: torch.Size) -> Tensor:
             padded = (*self.whole.obs.shape[:2], *shape[2:])
             return self.pack(torch.rand(padded, generator=rng, device=rng.device, dtype=torch.double))
+
+        return drawn
+
+    def samples(self, rng: torch.Generator) -> Uniforms:
+        """Numbers for the visited states only, one episode after the other."""
+        order = self.rows.argsort().argsort()
+
+        def drawn(shape: torch.Size) -> Tensor:
+            return torch.rand(shape, generator=rng, device=rng.device, dtype=torch.double).index_select(-3, order)
 
         return drawn
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
-from core.specs import EnvSpec, in_turn, valid_mask
+from core.specs import EnvSpec, EpisodeBatch, States, in_turn, valid_mask
 
 
 def mlp(*dims: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -59,6 +59,13 @@ def last_actions(action: Int[Tensor, "b t n"] | Float[Tensor, "b t n a"], n_acti
     """The action before each state, as a vector; zeros before the first state."""
     taken = action_vectors(action, n_actions)
     return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
+
+
+def last_of(batch: EpisodeBatch, n_actions: int) -> Float[Tensor, "b states n a"]:
+    """The action before each state of a batch, padded or packed, as a vector; zeros before the first state."""
+    if isinstance(batch, States):
+        return batch.pack(last_actions(batch.whole.action, n_actions))
+    return last_actions(batch.action, n_actions)
 
 
 class RecurrentEncoder(nn.Module):
@@ -191,19 +198,6 @@ class FeedForwardEncoder(nn.Module):
     ) -> Float[Tensor, "m n h"]:
         """As ``RecurrentEncoder.unroll``."""
         return self.net(x)
-
-
-def on_real(
-    fn: Callable[..., tuple[Float[Tensor, "m 1"], ...]], length: Int[Tensor, " b"], *inputs: Tensor
-) -> tuple[Float[Tensor, "b states"], ...]:
-    """What ``fn`` makes of the first ``length`` entries of each row of ``inputs`` [b, states, ...], 0 beyond them.
-
-    ``fn`` sees them one below the other, [m, 1, ...], and each of its outputs is spread out again.
-    """
-    b, t = inputs[0].shape[:2]
-    rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(inputs[0].device, non_blocking=True)
-    made = fn(*(x.flatten(0, 1).index_select(0, rows).unsqueeze(1) for x in inputs))
-    return tuple(y.new_zeros(b * t).index_copy(0, rows, y.squeeze(1)).unflatten(0, (b, t)) for y in made)
 
 
 def unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:

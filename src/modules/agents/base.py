@@ -62,7 +62,7 @@ class Agent(nn.Module):
         """The features at every state of a batch, from empty memories."""
         whole = states.whole
         last = last_actions(whole.action, self.head.out_features)
-        return states.pack(self.encode(whole.obs, last, None, whole.length + 1)[0])
+        return states.pack(self.encode(states.spread(states.obs), last, None, whole.length + 1)[0])
 
     def forward(
         self,

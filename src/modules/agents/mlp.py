@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.registry import AGENTS
 from core.specs import EnvSpec, States
 from modules.agents.base import Agent
-from modules.layers import FeedForwardEncoder, clipped, input_dim, last_actions, mlp
+from modules.layers import FeedForwardEncoder, clipped, input_dim, last_of, mlp
 
 
 @AGENTS.register
@@ -46,4 +46,4 @@ class MLPAgent(Agent):
 
     def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """See ``Agent.encode_states``: each state by itself."""
-        return self.encode(states.obs, states.pack(last_actions(states.whole.action, self.head.out_features)))[0]
+        return self.encode(states.obs, last_of(states, self.head.out_features))[0]
