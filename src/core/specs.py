@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -202,8 +203,18 @@ class EpisodeBatch:
         """What ``fn`` makes, step by step, of these episodes and of x at every state."""
         return fn(self, x)
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:
-        """Where numbers for every state are drawn from."""
+    def later(self, fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What ``fn`` makes of ``inputs`` at every state but the first ones; 0 there."""
+        made = fn(*(x[:, 1:] for x in inputs))
+        return torch.cat([torch.zeros_like(made[:, :1]), made], 1)
+
+    def uniforms(
+        self,
+        rng: torch.Generator,
+        dtype: torch.dtype = torch.double,  # noqa: ARG002 - who draws says so himself
+        steps: bool = False,  # noqa: ARG002
+    ) -> Uniforms:
+        """Where numbers for every state are drawn from, or for those in which somebody acted (``steps``)."""
         return rng
 
     def samples(self, rng: torch.Generator) -> Uniforms:
@@ -275,12 +286,19 @@ class States(EpisodeBatch):
         """See ``EpisodeBatch.over_time``; x is spread out for ``fn``, and what it makes is collected again."""
         return _picked(_to_states(fn(self.whole, self.spread(x))), self.rows)
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:
+    def later(self, fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """See ``EpisodeBatch.later``."""
+        first = self.alive[0]
+        made = fn(*(x[first:] for x in inputs))
+        return torch.cat([made.new_zeros(first, *made.shape[1:]), made])
+
+    def uniforms(self, rng: torch.Generator, dtype: torch.dtype = torch.double, steps: bool = False) -> Uniforms:
         """Numbers are drawn for padding, too, so that packing changes nobody's."""
+        b, states = self.whole.obs.shape[:2]
 
         def drawn(shape: torch.Size) -> Tensor:
-            padded = (*self.whole.obs.shape[:2], *shape[2:])
-            return self.pack(torch.rand(padded, generator=rng, device=rng.device, dtype=torch.double))
+            padded = torch.rand(b, states - steps, *shape[2:], generator=rng, device=rng.device, dtype=dtype)
+            return self.pack(_to_states(padded) if steps else padded)
 
         return drawn
 
@@ -302,6 +320,11 @@ class States(EpisodeBatch):
     ) -> Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]:
         """The actions taken, and those of ``drawn`` where nobody acted."""
         return torch.where((self.mask > 0).view(-1, *[1] * (drawn.dim() - 1)), self.action, drawn)
+
+    def acting(self) -> list[slice]:
+        """The rows of each time in which somebody acted: the first ones, those of episodes with a later state."""
+        starts = accumulate(self.alive, initial=0)
+        return [slice(start, start + k) for start, k in zip(starts, self.alive[1:], strict=False)]
 
     def repeated(self, times: int) -> States:
         """The states of all episodes ``times`` times."""

@@ -44,14 +44,9 @@ class Fit(NamedTuple):
 
 
 def _acted(batch: States, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The time of every state in which somebody acted, in host memory, and what belongs to it in ``Fit``'s order.
-
-    Those are the first ones of each time: there is a later state as well.
-    """
-    acting = torch.tensor([*batch.alive[1:], 0])
-    first = torch.tensor(batch.alive).cumsum(0) - torch.tensor(batch.alive)
-    t = torch.arange(len(acting)).repeat_interleave(acting)
-    at = first[t] + torch.arange(len(t)) - (acting.cumsum(0) - acting)[t]
-    rows = at.to(y.device, non_blocking=True)
+    """The time of every state in which somebody acted, in host memory, and what belongs to it in ``Fit``'s order."""
+    acting = batch.acting()
+    t = torch.arange(len(acting)).repeat_interleave(torch.tensor([at.stop - at.start for at in acting]))
+    rows = torch.cat([torch.arange(at.start, at.stop) for at in acting]).to(y.device, non_blocking=True)
     columns = batch.state, batch.obs, batch.action, y, torch.full_like(y, off)
     return t, tuple(x.index_select(0, rows) for x in columns)

@@ -333,14 +333,17 @@ def test_comas_critic_does_not_see_the_own_action() -> None:
 def test_coma_learns_backwards_and_improves_on_values_from_before() -> None:
     made, data = session("coma"), batch()
     learner = made.learner
-    y, before = torch.zeros(4, 3, N), {}
-    inputs = learner.critic_inputs(data, torch.cat([data.action, data.action[:, -1:]], 1))
+    states = data.packed()
+    assert states.alive == [4, 4, 3, 1], "of whom the last ones of each time did not act"
+    inputs = learner.critic_inputs(states, states.action)
     initial = learner.critic(*inputs).detach()
-    losses = learner.critic_losses(data, inputs, y, before)
+    before = torch.full_like(initial, torch.nan)
+    losses = learner.critic_losses(states, inputs, torch.zeros(12, 1, N), before)
     learner.descend_each("critic", losses, learner.target)
-    assert list(before) == [2, 1, 0]
-    torch.testing.assert_close(before[2][:, 0], initial[:, 2])
-    assert not torch.equal(before[1][:, 0], initial[:, 1]), "the step of t=2 has been made"
+    torch.testing.assert_close(before[8:9], initial[8:9])
+    assert not torch.isclose(before[4:7], initial[4:7]).all(), "the step of t=2 has been made"
+    seen = ~before.isnan().all(-1).all(-1)[:, 0]
+    assert seen.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 8] and torch.equal(seen, states.mask[:, 0] > 0)
     assert learner.target.count == 3
 
 
