@@ -57,8 +57,7 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        batch = replay.uniform(self.cfg.batch_size).packed()
-        metrics = self.descend("q", self.td_loss(batch))
+        metrics = self.descend("q", self.td_loss(self.draw(replay)))
         self.target.step(self.new_episodes(replay))
         return metrics
 
