@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
+from learners.halves import in_halves
 from learners.value import ValueConfig, mix_utilities, require_values
 from memory.replay import Replay
 from modules.target import Target
@@ -43,6 +44,16 @@ class QLearner(Learner):
         """How the agents' values are combined; null for independent learners (IQL)."""
         double_q: bool = True
         """The online network chooses the target's actions."""
+        learner_threads: Literal[1, 2] = 1
+        """2: half of a batch's episodes in each of two threads, for two idle cores."""
+
+        def __post_init__(self) -> None:
+            """Raises ValueError for a batch that cannot be halved."""
+            super().__post_init__()
+            if self.batch_size < self.learner_threads:
+                raise ValueError(
+                    f"learner_threads={self.learner_threads} needs batch_size of at least 2, not {self.batch_size}"
+                )
 
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
@@ -57,7 +68,13 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        metrics = self.descend("q", self.td_loss(self.draw(replay)))
+        if self.cfg.learner_threads == 1:
+            loss = self.td_loss(self.draw(replay))
+        else:
+            params = [p for group in self._optimisers["q"].param_groups for p in group["params"]]
+            episodes = replay.uniform(self.cfg.batch_size)
+            loss = in_halves(lambda half: self.td_loss(half.packed()), episodes, params)
+        metrics = self.descend("q", loss)
         self.target.step(self.new_episodes(replay))
         return metrics
 
