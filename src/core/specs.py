@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from core.device import sent
+
 Extras = dict[str, Tensor]
 Uniforms = torch.Generator | Callable[[torch.Size], Tensor]
 """Where random numbers between 0 and 1 come from: a generator, or what makes doubles of a shape."""
@@ -178,7 +180,7 @@ class EpisodeBatch:
     ) -> Int[Tensor, "b states n"] | Float[Tensor, "b states n d"]:
         """The actions taken, and those of ``drawn`` from each episode's last state on, where nobody acted."""
         steps = torch.arange(drawn.shape[1], device=drawn.device)
-        acted = (steps < self.length.to(drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
+        acted = (steps < sent(self.length, drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
         return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
 
     def repeated(self, times: int) -> EpisodeBatch:
@@ -212,7 +214,7 @@ class EpisodeBatch:
         order = length.argsort(descending=True, stable=True)
         valid = valid_mask(length[order], steps).bool().T
         rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
-        return States.of(self, rows.to(self.obs.device, non_blocking=True), [k for k in valid.sum(1).tolist() if k])
+        return States.of(self, sent(rows, self.obs.device), [k for k in valid.sum(1).tolist() if k])
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
@@ -223,7 +225,7 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """A copy on ``device``; ``length`` stays in host memory."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        return self.map(lambda x: sent(x, device))
 
 
 @dataclass(frozen=True)
@@ -352,4 +354,4 @@ def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
     """1 where t < length, the one definition of a real step (T-01)."""
-    return (torch.arange(steps) < length[:, None]).float().to(device)
+    return sent((torch.arange(steps) < length[:, None]).float(), device)

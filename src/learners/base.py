@@ -93,9 +93,14 @@ class Learner(nn.Module, ABC):
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Any, settings: Settings, rng: torch.Generator
     ) -> None:
-        """``rng`` is the source of all randomness in ``update``; ``settings`` builds the selected components."""
+        """``rng`` is the source of all randomness in ``update``; ``settings`` builds the selected components.
+
+        What the host must know, such as an order of agents, is drawn from ``host_rng``: from ``rng`` it would have to
+        be waited for, where that one is on a GPU.
+        """
         super().__init__()
         self.spec, self.controller, self.cfg, self.settings, self.rng = spec, controller, cfg, settings, rng
+        self.host_rng = rng if rng.device.type == "cpu" else torch.Generator().manual_seed(rng.initial_seed())
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._episodes_seen = 0
 
@@ -160,6 +165,7 @@ class Learner(nn.Module, ABC):
         return {
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
             "rng": self.rng.get_state(),
+            "host_rng": self.host_rng.get_state(),
             "episodes_seen": self._episodes_seen,
         }
 
@@ -167,5 +173,12 @@ class Learner(nn.Module, ABC):
         """The inverse of ``get_extra_state``."""
         for name, optimiser in self._optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-        self.rng.set_state(state["rng"].cpu())
+        for name in ("rng", "host_rng"):
+            _restore(getattr(self, name), state.get(name, state["rng"]))
         self._episodes_seen = state["episodes_seen"]
+
+
+def _restore(rng: torch.Generator, state: Tensor) -> None:
+    """Goes on with a stream; one of another kind of device, which has a state of another size, begins anew."""
+    if state.numel() == rng.get_state().numel():
+        rng.set_state(state.cpu())

@@ -67,12 +67,12 @@ class HAPPO(Learner):
         data, _ = gather(replay.latest(self.cfg.batch_size), self.controller, self.value, self.cfg)
         metrics, parts = self.value.begin(data), []
         factor = torch.ones_like(data.mask)[..., None]
-        for i in torch.randperm(self.spec.n_agents, generator=self.rng, device=self.rng.device).tolist():
+        for i in torch.randperm(self.spec.n_agents, generator=self.host_rng).tolist():
             own = data.agent(i)
             weighed = replace(own, advantage=factor * own.advantage)
-            parts += [self.improve(i, part) for part in weighed.parts(self.cfg, self.rng)]
+            parts += [self.improve(i, part) for part in weighed.parts(self.cfg, self.host_rng)]
             factor = factor * self.change(i, own)
-        values = [self.descend("value", self.value.loss(part)) for part in data.parts(self.cfg, self.rng)]
+        values = [self.descend("value", self.value.loss(part)) for part in data.parts(self.cfg, self.host_rng)]
         return metrics | means(parts) | means(values)
 
     def improve(self, i: int, part: Experience) -> Metrics:

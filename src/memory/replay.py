@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from core.device import sent
 from core.specs import EnvSpec, EpisodeBatch, Extras, valid_mask
 from memory.past import PAST_ACTION, PAST_OBS, PAST_REAL
 from memory.sparse import SparseRows
@@ -19,6 +20,13 @@ Format = Literal["dense", "sparse", "half"]
 _SPARSE = ("obs", "state")
 _PER_STATE = ("obs", "state", "avail")
 _FIRST_ROWS = 4096
+
+
+class _At(NamedTuple):
+    """Rows of the ring, counted from its start, where the host and where the device reads them."""
+
+    host: Int[Tensor, "*k"]
+    there: Int[Tensor, "*k"]
 
 
 class Replay:
@@ -93,7 +101,7 @@ class Replay:
         self._refuse_oversized(int(batch.length.max()) + 1, fields)
         for row, length in enumerate(batch.length.tolist()):
             start = self._make_room(length + 1, fields)
-            place = (start + torch.arange(length + 1)).remainder(self._size).to(self.device)
+            place = self._at((start + torch.arange(length + 1)).remainder(self._size))
             for name, x in fields.items():
                 self._write(name, place, x[row, : length + 1])
             self._episodes.append((start, length))
@@ -147,7 +155,7 @@ class Replay:
         """The stored rows in order of age, the episodes' lengths, and the generator."""
         order = self._in_order()
         return {
-            "rows": {name: x[order] for name, x in self._rows.items()},
+            "rows": {name: self._picked(name, order) for name in self._rows},
             "lengths": [length for _, length in self._episodes],
             "added": self.added,
             "rng": self.rng.get_state(),
@@ -159,7 +167,7 @@ class Replay:
         self._size = len(next(iter(rows.values()))) if rows else 0
         self._rows = {name: self._empty(name, len(x), x.new_zeros(x.shape[1:])) for name, x in rows.items()}
         for name, x in rows.items():
-            self._write(name, torch.arange(len(x), device=self.device), x)
+            self._write(name, self._at(torch.arange(len(x))), x)
         self._episodes.clear()
         self._head = 0
         for length in state["lengths"]:
@@ -222,22 +230,29 @@ class Replay:
             return SparseRows(size, row)
         return torch.zeros(size, *row.shape, dtype=row.dtype, device=self.device)
 
-    def _grown(self, name: str, size: int, row: Tensor, order: Tensor) -> Tensor | SparseRows:
+    def _grown(self, name: str, size: int, row: Tensor, order: _At) -> Tensor | SparseRows:
         """The stored rows of a field, in order, at the start of room for ``size``."""
         old = self._rows.get(name)
         if isinstance(old, SparseRows):
-            return old.moved(size, order)
+            return old.moved(size, order.host)
         grown = self._empty(name, size, row)
         if old is not None and isinstance(grown, Tensor):
-            grown[: len(order)] = old[order]
+            grown[: len(order.host)] = old[order.there]
         return grown
 
-    def _write(self, name: str, place: Tensor, x: Tensor) -> None:
+    def _at(self, index: Tensor) -> _At:
+        return _At(index, sent(index, self.device))
+
+    def _write(self, name: str, place: _At, x: Tensor) -> None:
         rows = self._rows[name]
         if isinstance(rows, SparseRows):
-            rows.write(place, x)
+            rows.write(place.host, x)
         else:
-            rows[place] = x
+            rows[place.there] = x
+
+    def _picked(self, name: str, index: _At) -> Tensor:
+        rows = self._rows[name]
+        return rows[index.host] if isinstance(rows, SparseRows) else rows[index.there]
 
     def _fixed_bytes(self, rows: dict[str, Any]) -> int:
         """Bytes of one row of every field, without the values of sparse ones."""
@@ -264,11 +279,11 @@ class Replay:
         self._size = size
         return True
 
-    def _in_order(self) -> Int[Tensor, " rows"]:
+    def _in_order(self) -> _At:
         """Indices of the stored rows, oldest first."""
         if not self._episodes:
-            return torch.zeros(0, dtype=torch.long, device=self.device)
-        return torch.arange(self._episodes[0][0], self._head).remainder(self._size).to(self.device)
+            return self._at(torch.zeros(0, dtype=torch.long))
+        return self._at(torch.arange(self._episodes[0][0], self._head).remainder(self._size))
 
     def _gather(self, picks: list[int]) -> EpisodeBatch:
         chosen = [self._episodes[i] for i in picks]
@@ -280,11 +295,11 @@ class Replay:
         offset = torch.arange(steps + 1)
         beyond = offset > length[:, None]
         index = (start[:, None] + offset.expand_as(beyond).masked_fill(beyond, 0)).remainder(self._size)
-        index, padding = index.to(self.device), beyond.to(self.device)
-        over = (offset >= length[:, None]).to(self.device)
+        at, padding = self._at(index), sent(beyond, self.device)
+        over = sent(offset >= length[:, None], self.device)
 
         def take(name: str, hide: Tensor) -> Tensor:
-            return self._read(name, index, hide)
+            return self._read(name, at, hide)
 
         def take_steps(name: str) -> Tensor:
             return take(name, over)[:, :steps]
@@ -307,14 +322,14 @@ class Replay:
     def _before(self, start: Int[Tensor, " b"], step: Int[Tensor, " b"], past: int) -> Extras:
         """What was seen and done in the ``past`` steps before the one that is ``step`` rows behind ``start``."""
         at = step[:, None] + torch.arange(-past, 0)
-        index = (start[:, None] + at.clamp(min=0)).remainder(self._size).to(self.device)
-        absent = (at < 0).to(self.device)
+        index = self._at((start[:, None] + at.clamp(min=0)).remainder(self._size))
+        absent = sent(at < 0, self.device)
         obs, action = (self._read(name, index, absent) for name in ("obs", "action"))
         return {PAST_OBS: obs, PAST_ACTION: action, PAST_REAL: ~absent}
 
-    def _read(self, name: str, index: Int[Tensor, "b t"], hide: Bool[Tensor, "b t"]) -> Tensor:
+    def _read(self, name: str, index: _At, hide: Bool[Tensor, "b t"]) -> Tensor:
         """A field of the rows ``index``, zeros where they are to be hidden."""
-        x = self._rows[name][index]
+        x = self._picked(name, index)
         if name == "obs" and self.stored == "half":
             x = x.float()
         x = x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.device import sent
 from core.specs import EpisodeBatch, valid_mask
 
 
@@ -30,7 +31,7 @@ class Fit(NamedTuple):
         """Both batches' steps with their targets."""
         parts = [_packed(on, y_on, 0.0), _packed(off, y_off, 1.0)]
         time = torch.cat([t for t, _ in parts])
-        order = time.argsort(stable=True).to(y_on.device, non_blocking=True)
+        order = sent(time.argsort(stable=True), y_on.device)
         columns = zip(*(part for _, part in parts), strict=True)
         state, obs, action, y, source = (torch.cat(column)[order].unsqueeze(1) for column in columns)
         return cls(state, obs, action, y, source, time.bincount().tolist())
@@ -46,6 +47,6 @@ class Fit(NamedTuple):
 def _packed(batch: EpisodeBatch, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The time of every real step, in host memory, and what belongs to it in ``Fit``'s order."""
     row, t = valid_mask(batch.length, y.shape[1]).nonzero().T
-    at = row.to(y.device, non_blocking=True), t.to(y.device, non_blocking=True)
+    at = sent(row, y.device), sent(t, y.device)
     y = y[at]
     return t, (batch.state[at], batch.obs[at], batch.action[at], y, torch.full_like(y, off))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
+from core.device import sent
 from core.specs import EnvSpec, valid_mask
 
 
@@ -172,7 +173,7 @@ class FeedForwardEncoder(nn.Module):
             hidden = x.new_zeros(b, n, self.hidden_dim)
         if length is None:
             return self.net(x), hidden
-        rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(x.device, non_blocking=True)
+        rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), x.device)
         return _unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
 
 
@@ -184,7 +185,7 @@ def on_real(
     ``fn`` sees them one below the other, [m, 1, ...], and each of its outputs is spread out again.
     """
     b, t = inputs[0].shape[:2]
-    rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(inputs[0].device, non_blocking=True)
+    rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), inputs[0].device)
     made = fn(*(x.flatten(0, 1).index_select(0, rows).unsqueeze(1) for x in inputs))
     return tuple(y.new_zeros(b * t).index_copy(0, rows, y.squeeze(1)).unflatten(0, (b, t)) for y in made)
 
@@ -197,7 +198,7 @@ def _unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: 
 
 def _at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
     """The features at each episode's last valid step."""
-    last = (length - 1).to(features.device, non_blocking=True)
+    last = sent(length - 1, features.device)
     return features[torch.arange(len(last), device=features.device), last]
 
 

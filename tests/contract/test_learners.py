@@ -13,6 +13,7 @@ from torch import Tensor
 from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
 from modules.target import Target
+from pretended_gpu import draw_apart, move, pretended_gpu
 from run import Session, build
 from toy import acts_in_a_box
 
@@ -207,3 +208,34 @@ def test_both_kinds_of_actions_are_covered() -> None:
 def test_it_works_where_nobody_says_who_sees_whom(name: str) -> None:
     session = filled(name, env_args={"visible": False})
     assert all(torch.isfinite(value).all() for value in session.learner.update(session.replay, 0).values())
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_an_update_never_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing from a replay on the device and learning from it; the numbers are those of a CPU."""
+    never_waits(name, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*KINDS.values()}))
+def test_no_update_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other algorithms, which are of the same learners with other keys."""
+    never_waits(name, monkeypatch)
+
+
+@pytest.mark.parametrize("stored", ["sparse", "half"])
+def test_drawing_from_any_replay_never_waits_for_a_gpu(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    never_waits("vdn", monkeypatch, buffer_format=stored)
+
+
+def never_waits(name: str, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
+    here, there = (filled(name, burn_in=8, **more) for _ in range(2))
+    draw_apart(here, torch.Generator())
+    move(there)
+    plain = here.learner.update(here.replay, 100)
+    with pretended_gpu(monkeypatch):
+        metrics = there.learner.update(there.replay, 100)
+    assert metrics.keys() == plain.keys()
+    for key, value in metrics.items():
+        number = getattr(value, "held", value)  # some metrics never leave the host
+        assert torch.allclose(number, plain[key], rtol=1e-3, atol=1e-5), key
