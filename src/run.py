@@ -13,11 +13,13 @@ import torch
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings, check_fit
+from core.precision import set_matmul
 from core.registry import ENVS, did_you_mean
 from core.schedule import mark
 from core.seeding import Streams
 from envs.base import BatchedEnv
 from memory.replay import Replay
+from modules.precision import keep_outputs_exact
 from runners.episode import AGENT_RETURN, Rollout
 from tracking.record import HEADLINES, Record
 
@@ -138,6 +140,8 @@ class Session:
             learner = self.settings.build(
                 "learner", self.env.spec, controller, rng=self.streams.generator("learn", self.device)
             )
+        if self.settings["precision"] == "bfloat16":
+            keep_outputs_exact(learner)
         return controller, learner.to(self.device)
 
     def train(self) -> Iterator[Tick]:
@@ -322,6 +326,7 @@ def build(settings: Settings) -> Session:
     torch.set_num_threads(settings["torch_threads"])
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
+    set_matmul(settings["precision"], device_of(settings))
     try:
         return Session(settings)
     except ConfigError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings
+from core.precision import full_precision, in_precision
 from core.specs import EnvSpec, EpisodeBatch
 from memory.replay import Replay
 from modules.target import Target
@@ -30,6 +31,12 @@ def lambda_returns(
         return td_lambda(whole.reward, whole.terminated, whole.mask, x, gamma, lam)
 
     return batch.over_time(backed_up, value)
+
+
+def gradients_of(loss: Tensor, params: Sequence[Tensor], *, allow_unused: bool = False) -> tuple[Tensor, ...]:
+    """∂ loss / ∂ params; where networks are evaluated in fewer bits, the way back does not round any further."""
+    with full_precision():
+        return torch.autograd.grad(loss, params, allow_unused=allow_unused)
 
 
 def means(every: list[Metrics]) -> Metrics:
@@ -104,6 +111,12 @@ class Learner(nn.Module, ABC):
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._episodes_seen = 0
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Networks are evaluated in the precision of the run while a subclass updates them."""
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls):
+            cls.update = in_precision(cls.update)  # type: ignore[method-assign]
+
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
         """Why this algorithm cannot learn in such an environment, or None."""
@@ -142,7 +155,7 @@ class Learner(nn.Module, ABC):
         """
         optimiser = self._optimisers[name]
         params = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, params, allow_unused=True)
+        gradients = gradients_of(loss, params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
             param.grad = gradient
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)

@@ -14,7 +14,7 @@ from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec
-from learners.base import Learner, Metrics, means
+from learners.base import Learner, Metrics, gradients_of, means
 from learners.ppo import Experience, PPOConfig, ValueFunction, gather, policy, refuse_unfit, surrogate
 from memory.replay import Replay
 from modules.agents.separate import SeparateAgents
@@ -79,7 +79,7 @@ class HAPPO(Learner):
         """One step of agent i's policy alone."""
         leaves = self.controller.agent.networks.leaves(i)
         loss, metrics = self.policy_loss(part, leaves)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        gradients = gradients_of(loss, list(leaves.values()))
         norm = nn.utils.get_total_norm(gradients)
         shrink = (self.cfg.grad_norm_clip / (norm + 1e-6)).clamp(max=1)
         self.adam.step_of(i, [gradient * shrink for gradient in gradients])

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.device import sent
+from core.precision import full_precision
 from rl.consensus import attraction, averaging, dual_step, topology
 
 FLOAT_BYTES = 4
@@ -142,6 +143,7 @@ class Consensus(nn.Module):
         return force.view_as(p)
 
     @torch.no_grad()
+    @full_precision()
     def exchange(self) -> dict[str, Tensor]:
         """One more update has passed: those whose turn it is publish, average and correct their duals."""
         heard = self.graph.draw()

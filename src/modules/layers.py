@@ -92,7 +92,7 @@ class RecurrentEncoder(nn.Module):
 
     def walk(self, y: Float[Tensor, "m n h"], alive: list[int]) -> Float[Tensor, "m n h"]:
         """The features at the states of ``core.specs.States`` from what was embedded of them, from empty memories."""
-        n = y.shape[1]
+        n, y = y.shape[1], y.float()  # memories are not rounded from step to step
         state, cell, states = y.new_zeros(n * alive[0], self.rnn.hidden_size), self._cell(), []
         for y_t in y.flatten(0, 1).split([n * k for k in alive]):
             state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
@@ -112,7 +112,7 @@ class RecurrentEncoder(nn.Module):
             cell = self._cell()
             y = torch.stack([state := cell(x_t, state) for x_t in y])
             last = y[-1]
-        return y.reshape(t, b, n, -1).transpose(0, 1), last.reshape(b, n, -1)
+        return y.float().reshape(t, b, n, -1).transpose(0, 1), last.float().reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """All steps in one call, with zeros in and out on padding: no loop on the host, no waiting for the device."""

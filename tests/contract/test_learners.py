@@ -23,6 +23,8 @@ RESOLVED = {name: resolve(load(ALGS / f"{name}.yaml") | {"env": "toy"}) for name
 IN_A_BOX = [name for name, settings in RESOLVED.items() if acts_in_a_box(settings)]
 KINDS = {(settings["learner"], settings["mac"]): name for name, settings in reversed(RESOLVED.items())}
 """One algorithm for each pair of a learner and a way of acting."""
+FEW = ("iql", "macpf", "ippo", "maac")
+"""So many kinds are checked in the quick suite where the check is of what all learners share."""
 SMALL = {
     "env": "toy",
     "seed": 3,
@@ -208,6 +210,20 @@ def test_both_kinds_of_actions_are_covered() -> None:
 def test_it_works_where_nobody_says_who_sees_whom(name: str) -> None:
     session = filled(name, env_args={"visible": False})
     assert all(torch.isfinite(value).all() for value in session.learner.update(session.replay, 0).values())
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in KINDS.values()])
+def test_few_bits_in_hidden_layers_change_an_update_little(name: str) -> None:
+    """Losses within a hundredth, nearly the same step, and everything that is kept in single precision."""
+    exact, rounded = filled(name, burn_in=8), filled(name, burn_in=8, precision="bfloat16")
+    before = torch.cat([p.flatten() for p in parameters(exact).values()])
+    losses = [s.learner.update(s.replay, 100) for s in (exact, rounded)]
+    for key in (key for key in losses[0] if key.endswith("_loss")):
+        assert torch.allclose(losses[1][key], losses[0][key], rtol=1e-2, atol=1e-3), key
+    ends = [torch.cat([p.flatten() for p in parameters(s).values()]) for s in (exact, rounded)]
+    assert not torch.equal(*ends)
+    assert torch.cosine_similarity(*(end - before for end in ends), 0) > 0.97
+    assert all(x.dtype != torch.bfloat16 for x in rounded.learner.state_dict().values() if isinstance(x, Tensor))
 
 
 @pytest.mark.parametrize("name", sorted(KINDS.values()))
