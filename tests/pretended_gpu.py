@@ -36,10 +36,46 @@ class Waits(RuntimeError):
     """The host would have waited for the device."""
 
 
+class Stream:
+    """An order of work on the device. What was made on another one must be waited for, or it may not be there yet."""
+
+    present: ClassVar[Stream]
+
+    def __init__(self, device: torch.device = CUDA) -> None:
+        self.device = device
+        self._ticks = 0
+        self._waited: dict[Stream, int] = {}
+
+    def tick(self) -> int:
+        """The number of the work that is handed out now."""
+        self._ticks += 1
+        return self._ticks
+
+    def wait_stream(self, other: Stream) -> None:
+        self._waited |= other._waited | {other: other._ticks}
+
+    def knows(self, made_at: tuple[Stream, int]) -> bool:
+        """Whether what was made there and then is there."""
+        stream, tick = made_at
+        return stream is self or self._waited.get(stream, 0) >= tick
+
+    @classmethod
+    @contextmanager
+    def entered(cls, stream: Stream) -> Iterator[None]:
+        before, cls.present = cls.present, stream
+        try:
+            yield
+        finally:
+            cls.present = before
+
+
 class DeviceTensor(Tensor):
     """Says that it is on CUDA; ``held`` is where its numbers are."""
 
     held: Tensor
+    made_at: tuple[Stream, int]
+    used_by: set[Stream]
+    """The other streams that the allocator has been told of."""
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -54,6 +90,7 @@ class DeviceTensor(Tensor):
             requires_grad=False,
         )
         made.held = held.detach()
+        made.made_at, made.used_by = (Stream.present, Stream.present.tick()), set()
         return made
 
     def __init__(self, held: Tensor) -> None:
@@ -66,6 +103,9 @@ class DeviceTensor(Tensor):
     @property
     def is_cuda(self) -> bool:
         return True
+
+    def record_stream(self, stream: Any) -> None:
+        self.used_by.add(stream)
 
     def cpu(self, *_: Any, **__: Any) -> Tensor:
         raise Waits("a copy from the device to the host")
@@ -94,6 +134,8 @@ def calculated(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _moved(func, name, args, kwargs)
     if name == "_pin_memory":
         raise RuntimeError("only host memory is pinned")
+    if not all(Stream.present.knows(x.made_at) for x in tree_leaves((args, kwargs)) if isinstance(x, DeviceTensor)):
+        raise Waits(f"aten::{name} of a tensor that is made on another stream")
     _refuse(name, args, kwargs)
     _same_device(name, args, kwargs)
     plain_args, plain = tree_map_only(DeviceTensor, lambda x: x.held, (args, kwargs))
@@ -147,16 +189,23 @@ def _moved(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
     return DeviceTensor(out) if on_device else out
 
 
+MAIN = Stream.present = Stream()
+
+
 class Pretended(TorchDispatchMode):
     """While it is entered, tensors asked for on CUDA are made as ``DeviceTensor``."""
 
     pinned: ClassVar[dict[int, Tensor]] = {}
     """What has been pinned, by identity, kept alive."""
+    sealed = False
+    """While True, nothing may come from the host: what is done is recorded."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
         if name == "_pin_memory":
+            if self.sealed:
+                raise Waits("a recording reads host memory")
             pinned = args[0].clone()
             self.pinned[id(pinned)] = pinned
             return pinned
@@ -221,6 +270,9 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.setattr(torch.cuda, "_lazy_init", lambda: None)
         patched.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patched.setattr(Pretended, "pinned", {})
+        patched.setattr(torch.cuda, "Stream", Stream)
+        patched.setattr(torch.cuda, "stream", Stream.entered)
+        patched.setattr(torch.cuda, "current_stream", lambda _=None: Stream.present)
         yield
 
 

@@ -327,7 +327,7 @@ def _picked(x: Tensor, rows: Tensor) -> Tensor:
 def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
     longest = max(batch.mask.shape[1] for batch in batches)
-    grown = [_lengthened(batch, longest, spec) for batch in batches]
+    grown = [lengthened(batch, longest, spec) for batch in batches]
 
     def cat(name: str) -> Tensor:
         return torch.cat([getattr(batch, name) for batch in grown])
@@ -337,7 +337,7 @@ def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     return EpisodeBatch(**values, extras=extras)
 
 
-def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+def lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
     """The same episodes with more padding behind them, as it would have been from the start."""
     more = steps - batch.mask.shape[1]
     if not more:
@@ -348,10 +348,10 @@ def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
 
     longer = batch.map(pad)
     avail = longer.avail.clone()
-    avail[:, -more:] = spec.action_mask.to(avail.device)
+    avail[:, -more:] = sent(spec.action_mask, avail.device)
     return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
     """1 where t < length, the one definition of a real step (T-01)."""
-    return sent((torch.arange(steps) < length[:, None]).float(), device)
+    return sent((torch.arange(steps, device=length.device) < length[:, None]).float(), device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings
+from core.graphs import Graphed, fixed
 from core.precision import full_precision, in_precision
 from core.specs import EnvSpec, EpisodeBatch
 from memory.replay import Replay
@@ -58,6 +59,8 @@ def require(controller: Controller, kind: type[Controller], settings: Settings) 
 class Learner(nn.Module, ABC):
     """Owns every parameter of a run; its ``state_dict`` is complete: networks, targets, optimisers, generator."""
 
+    recordable = False
+    """True: ``update`` learns by ``descend_by`` alone, of losses that need nothing but the batch (key cuda_graphs)."""
     on_policy = False
     """True: every update is of ``batch_size`` episodes that no update has seen."""
 
@@ -84,6 +87,9 @@ class Learner(nn.Module, ABC):
         buffer_format: Literal["dense", "sparse", "half"] = "dense"
         """How the replay keeps observations and states: as they are; exactly, but only what is not zero (less memory,
         and each batch takes longer to draw); or with observations rounded to 16 bits."""
+        buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
+        """Where the replay is; auto: where the networks are, but in host memory where ``buffer_bytes`` are more than
+        half of what the GPU has free when the run begins."""
         burn_in: int = 0
         """Episodes collected before the first update (at least batch_size)."""
         grad_norm_clip: float = 10.0
@@ -110,6 +116,8 @@ class Learner(nn.Module, ABC):
         self.host_rng = rng if rng.device.type == "cpu" else torch.Generator().manual_seed(rng.initial_seed())
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._episodes_seen = 0
+        self._graphs: dict[str, Graphed] | None = {} if settings["cuda_graphs"] else None
+        """Recordings by the name of the optimiser; None: nothing is recorded."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Networks are evaluated in the precision of the run while a subclass updates them."""
@@ -142,7 +150,7 @@ class Learner(nn.Module, ABC):
     def optimise(self, name: str, *modules: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         """Creates the optimiser ``name`` over the parameters of ``modules``."""
         params = [p for m in modules for p in m.parameters() if p.requires_grad]
-        keys: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        keys: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "capturable": self._graphs is not None}
         if self.cfg.optimiser == "adam":
             self._optimisers[name] = torch.optim.Adam(params, eps=self.cfg.adam_eps, fused=True, **keys)
         else:
@@ -161,6 +169,14 @@ class Learner(nn.Module, ABC):
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+
+    def descend_by(self, name: str, loss: Callable[[EpisodeBatch], Tensor], batch: EpisodeBatch) -> Metrics:
+        """``descend`` by a loss of episodes: of what they visited, without padding, or as a recording."""
+        if self._graphs is None:
+            return self.descend(name, loss(batch.packed()))
+        if name not in self._graphs:
+            self._graphs[name] = Graphed(lambda static: self.descend(name, loss(static)))
+        return self._graphs[name](fixed(batch, self.spec))
 
     def descend_each(self, name: str, losses: Iterable[Tensor], target: Target) -> Metrics:
         """One gradient step for each loss, computed only when it is its turn; ``target`` counts the steps.
@@ -185,7 +201,9 @@ class Learner(nn.Module, ABC):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of ``get_extra_state``."""
         for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            optimiser.load_state_dict(_as_here(optimiser, state["optimisers"][name]))
+        if self._graphs is not None:
+            self._graphs.clear()  # they know where the optimisers' former state was
         for name in ("rng", "host_rng"):
             _restore(getattr(self, name), state.get(name, state["rng"]))
         self._episodes_seen = state["episodes_seen"]
@@ -195,3 +213,9 @@ def _restore(rng: torch.Generator, state: Tensor) -> None:
     """Goes on with a stream; one of another kind of device, which has a state of another size, begins anew."""
     if state.numel() == rng.get_state().numel():
         rng.set_state(state.cpu())
+
+
+def _as_here(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A state whose steps are counted where this run counts them: recordings need them on the GPU, others may not."""
+    own = [{key: x for key, x in group.items() if key == "capturable"} for group in optimiser.param_groups]
+    return saved | {"param_groups": [group | here for group, here in zip(saved["param_groups"], own, strict=True)]}

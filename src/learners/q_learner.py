@@ -35,6 +35,8 @@ class QLearner(Learner):
     state is no transition (algorithms.md T-01).
     """
 
+    recordable = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ValueConfig):
         """Keys of IQL, VDN, QMIX and QPLEX."""
@@ -57,8 +59,7 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        batch = replay.uniform(self.cfg.batch_size).packed()
-        metrics = self.descend("q", self.td_loss(batch))
+        metrics = self.descend_by("q", self.td_loss, replay.uniform(self.cfg.batch_size))
         self.target.step(self.new_episodes(replay))
         return metrics
 

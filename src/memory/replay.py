@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from core.device import sent
+from core.device import Lane, sent
 from core.specs import EnvSpec, EpisodeBatch, Extras, valid_mask
 from memory.past import PAST_ACTION, PAST_OBS, PAST_REAL
 from memory.sparse import SparseRows
@@ -46,6 +46,7 @@ class Replay:
         rng: torch.Generator,
         enough_steps: int | None = None,
         stored: Format = "dense",
+        shown_on: torch.device | str | None = None,
     ) -> None:
         """An empty replay.
 
@@ -58,9 +59,13 @@ class Replay:
             enough_steps: the oldest episode goes where this many steps are stored without it; None: it stays.
             stored: ``sparse`` keeps of observations and states what is not zero, exactly, with up to a quarter of
                 spare room beyond ``max_bytes``; ``half`` rounds observations to 16 bits.
+            shown_on: where what is drawn is handed out; None: on ``device``. From host memory it gets to a GPU by
+                copies that neither the host nor the GPU waits for.
         """
         self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
         self.device, self.rng, self.stored = torch.device(device), rng, stored
+        shown_on = self.device if shown_on is None else torch.device(shown_on)
+        self._lane = Lane(shown_on) if self.device != shown_on else None
         self._own = spec.action_mask.to(self.device)
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
@@ -132,7 +137,7 @@ class Replay:
         episode = torch.searchsorted(ends, picks, right=True)
         start, step = start[episode], picks - torch.where(episode > 0, ends[episode - 1], 0)
         batch = self._take(start + step, torch.ones(n, dtype=torch.long))
-        return replace(batch, extras=batch.extras | self._before(start, step, past)) if past else batch
+        return self._shown(replace(batch, extras=batch.extras | self._before(start, step, past)) if past else batch)
 
     def latest(self, n: int) -> EpisodeBatch:
         """The ``n`` newest episodes, oldest of them first."""
@@ -287,7 +292,11 @@ class Replay:
 
     def _gather(self, picks: list[int]) -> EpisodeBatch:
         chosen = [self._episodes[i] for i in picks]
-        return self._take(torch.tensor([s for s, _ in chosen]), torch.tensor([n for _, n in chosen]))
+        return self._shown(self._take(torch.tensor([s for s, _ in chosen]), torch.tensor([n for _, n in chosen])))
+
+    def _shown(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """The batch where it is asked for."""
+        return batch if self._lane is None else self._lane(batch.map)
 
     def _take(self, start: Int[Tensor, " b"], length: Int[Tensor, " b"]) -> EpisodeBatch:
         """``length`` steps and one more state from the rows ``start`` on, counted without wrapping."""

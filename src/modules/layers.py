@@ -173,6 +173,9 @@ class FeedForwardEncoder(nn.Module):
             hidden = x.new_zeros(b, n, self.hidden_dim)
         if length is None:
             return self.net(x), hidden
+        if length.device.type != "cpu":  # within a recording: nothing may depend on lengths but what is hidden
+            valid = valid_mask(length, t, x.device).bool()[..., None, None]
+            return torch.where(valid, self.net(torch.where(valid, x, 0.0)), 0.0), hidden
         rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), x.device)
         return _unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
+from memory.replay import Replay
 from modules.target import Target
 from pretended_gpu import draw_apart, move, pretended_gpu
 from run import Session, build
@@ -242,6 +243,31 @@ def test_no_update_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("stored", ["sparse", "half"])
 def test_drawing_from_any_replay_never_waits_for_a_gpu(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
     never_waits("vdn", monkeypatch, buffer_format=stored)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+@pytest.mark.parametrize("graphs", [False, True])
+def test_an_update_never_waits_for_this_gpu(name: str, graphs: bool) -> None:
+    """As above with a real one, which says itself what waits for it; the first update may, for libraries are loaded."""
+    session = filled(name, burn_in=8)
+    if graphs and not session.learner.recordable:
+        pytest.skip("this learner cannot be recorded")
+    session.learner.to("cuda")
+    session.learner.rng = torch.Generator("cuda").manual_seed(0)
+    session.learner._graphs = {} if graphs else None
+    for group in (group for each in session.learner._optimisers.values() for group in each.param_groups):
+        group |= {"capturable": graphs} if "capturable" in group else {}
+    state, session.replay = session.replay.state_dict(), Replay(session.env.spec, 40, 10**9, "cuda", torch.Generator())
+    session.replay.load_state_dict(state)
+    session.learner.update(session.replay, 100)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics = [session.learner.update(session.replay, 100) for _ in range(1 + 20 * graphs)][-1]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(value).all() for value in metrics.values())
 
 
 def never_waits(name: str, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
