@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -38,8 +39,7 @@ class SoftCritic(nn.Module):
         self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: float
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Q_jt(τ, u) = Σ_i λ_i(τ, u) [Q_i - V_i] + V_jt at the first t states, and the mixer's regulariser."""
-        v = soft_value(q, batch.avail[:, : q.shape[1]], alpha)
-        return mix_locals(self.mixer, batch, q, v, action)
+        return mix_locals(self.mixer, batch, q, action, partial(soft_value, alpha=alpha))
 
 
 @LEARNERS.register

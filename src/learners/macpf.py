@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -54,11 +55,11 @@ class SoftCritics(nn.Module):
         alpha: float,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
-        steps = action.shape[1]
-        v = soft_value(q, batch.avail[:, :steps], alpha)
         if self.v_jt is None:
-            return mix_locals(self.mixer, batch, q, v, action)
-        q_jt, regulariser = mix_locals(self.mixer, batch, q - v.unsqueeze(-1), torch.zeros_like(v), action)
+            return mix_locals(self.mixer, batch, q, action, partial(soft_value, alpha=alpha))
+        steps = action.shape[1]
+        advantage = q - soft_value(q, batch.avail[:, :steps], alpha).unsqueeze(-1)
+        q_jt, regulariser = mix_locals(self.mixer, batch, advantage, action, lambda x, _: torch.zeros_like(x[..., 0]))
         return q_jt + self.v_jt[mode](batch.state[:, :steps]), regulariser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -31,7 +33,8 @@ class Mixer(nn.Module):
 
         Args:
             q: Q_i of the actions ``joint``.
-            v: values V_i of the agents' policies: soft ones, or the largest Q_i where the policies are greedy.
+            v: values V_i of the agents' policies: soft ones, or the largest Q_i where the policies are greedy;
+                constant.
             state: s.
             joint: u, the actions as one-hots, or the vectors themselves in a box.
             obs: the agents' observations.
@@ -44,10 +47,16 @@ def mix_locals(
     mixer: Mixer,
     batch: EpisodeBatch,
     q: Float[Tensor, "b t n a"],
-    v: Float[Tensor, "b t n"],
     action: Int[Tensor, "b t n"],
+    value: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """Q_jt of a joint action at the first t states, and what the mixer adds to the loss."""
-    steps = slice(0, action.shape[1])
-    joint = one_hot(action, q.shape[-1]).float()
-    return mixer.joint(taken(q, action), v, batch.state[:, steps], joint, batch.obs[:, steps])
+    """Q_jt of a joint action at the first t states, and what the mixer adds to the loss.
+
+    ``value`` makes V_i of ``q``, taken as constant, and the available actions; it is called where the mixer reads V_i.
+    """
+    steps, chosen = slice(0, action.shape[1]), taken(q, action)
+    if not mixer.reads_joint:
+        q_tot = mixer(chosen, batch.state[:, steps])
+        return q_tot, q_tot.new_zeros(q_tot.shape)
+    v, joint = value(q.detach(), batch.avail[:, steps]), one_hot(action, q.shape[-1]).to(q.dtype)
+    return mixer.joint(chosen, v, batch.state[:, steps], joint, batch.obs[:, steps])
