@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,7 +97,8 @@ def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tenso
     if isinstance(batch, States):
         if hasattr(agent, "encode_states"):
             return agent.head(agent.encode_states(batch))
-        return batch.pack(unroll_agent(agent, batch.whole, n_actions))
+        whole = replace(batch.whole, obs=batch.spread(batch.obs))
+        return batch.pack(unroll_agent(agent, whole, n_actions))
     return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]
 
 

@@ -141,6 +141,10 @@ class Learner(nn.Module, ABC):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """Learns once from the replay; returns scalars as tensors, which are not waited for here."""
 
+    def draw(self, replay: Replay) -> EpisodeBatch:
+        """``batch_size`` of the stored episodes, without padding."""
+        return replay.uniform(self.cfg.batch_size).packed()
+
     def new_episodes(self, replay: Replay) -> int:
         """Episodes collected since the last call: the events that target networks count (algorithms.md T-18)."""
         new = replay.added - self._episodes_seen

@@ -74,7 +74,7 @@ class FOP(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of each critic, then one of the policy."""
-        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
         log_pi = masked_log_softmax(self.controller.unroll(batch), batch.avail)
         q = [critic.local(batch) for critic in self.critics]
         y = self.critic_target(batch, log_pi.detach(), alpha)

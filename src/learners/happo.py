@@ -105,4 +105,4 @@ class HAPPO(Learner):
         def network(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             return self.controller.agent.single(parameters, *inputs)
 
-        return policy(self.controller, network, part)
+        return policy(self.controller, network, part)[0]

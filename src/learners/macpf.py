@@ -112,7 +112,7 @@ class MACPF(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of the critics and one of the policies, independent and dependent ones together."""
-        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
         metrics: Metrics = {"alpha": torch.tensor(alpha)}
         critic_losses, policy_losses = [], []

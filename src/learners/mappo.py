@@ -69,7 +69,5 @@ class MAPPO(Learner):
 
     def policy_loss(self, part: Experience) -> tuple[Float[Tensor, ""], Metrics]:
         """-mean min(ρ Â, clip(ρ, 1±ε) Â) - c mean H(π_i), over real steps and active agents (Yu et al., equation 1)."""
-        objective, entropy, metrics = surrogate(
-            policy(self.controller, self.controller.agent, part), part, self.cfg.clip
-        )
+        objective, entropy, metrics = surrogate(*policy(self.controller, self.controller.agent, part), self.cfg.clip)
         return -objective - self.cfg.entropy_coef * entropy, metrics

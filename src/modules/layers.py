@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
 from core.device import sent
-from core.specs import EnvSpec, valid_mask
+from core.specs import EnvSpec, EpisodeBatch, States, in_turn, valid_mask
 from modules.gru import Weights, packed_gru
 
 
@@ -40,6 +40,11 @@ def numbered(x: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n i"]:
     return torch.cat([x, torch.eye(n, dtype=x.dtype, device=x.device).expand(b, t, n, n)], dim=-1)
 
 
+def with_numbers(state: Float[Tensor, "b t s"], n: int) -> Float[Tensor, "b t n i"]:
+    """The state once for every agent, each with the agent's one-hot number."""
+    return numbered(state[:, :, None].expand(-1, -1, n, -1))
+
+
 def clipped(obs: Float[Tensor, "*rest o"], limit: float | None) -> Float[Tensor, "*rest o"]:
     """Observations within ± ``limit``, where there is one: one at -999 is only far away then (T-56)."""
     return obs if limit is None else obs.clamp(-limit, limit)
@@ -56,6 +61,13 @@ def last_actions(action: Int[Tensor, "b t n"] | Float[Tensor, "b t n a"], n_acti
     """The action before each state, as a vector; zeros before the first state."""
     taken = action_vectors(action, n_actions)
     return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
+
+
+def last_of(batch: EpisodeBatch, n_actions: int) -> Float[Tensor, "b states n a"]:
+    """The action before each state of a batch, padded or packed, as a vector; zeros before the first state."""
+    if isinstance(batch, States):
+        return batch.pack(last_actions(batch.whole.action, n_actions))
+    return last_actions(batch.action, n_actions)
 
 
 class RecurrentEncoder(nn.Module):
@@ -89,13 +101,29 @@ class RecurrentEncoder(nn.Module):
         if length is None:
             return self._dense(x, hidden)
         features = self._ragged(x, hidden, length) if x.device.type == "cpu" else self._padded(x, hidden, length)
-        return features, _at_end(features, length)
+        return features, at_end(features, length)
 
-    def walk(self, y: Float[Tensor, "m n h"], alive: list[int]) -> Float[Tensor, "m n h"]:
-        """The features at the states of ``core.specs.States`` from what was embedded of them, from empty memories."""
+    def walk(
+        self, y: Float[Tensor, "m n h"], alive: list[int], start: Float[Tensor, "b n h"] | None = None
+    ) -> Float[Tensor, "m n h"]:
+        """The features at the steps of ``core.specs.in_turn`` from what was embedded of them.
+
+        ``start``: the recurrent states before the first steps, in the order of these; None: zeros.
+        """
         n, y = y.shape[1], y.float()  # memories are not rounded from step to step
-        hidden = y.new_zeros(n * alive[0], self.rnn.hidden_size)
-        return self._shrinking(y.flatten(0, 1), hidden, [n * k for k in alive]).unflatten(0, (-1, n))
+        state = y.new_zeros(n * alive[0], self.rnn.hidden_size) if start is None else start.flatten(0, 1)
+        rows, y = [n * k for k in alive], y.flatten(0, 1)
+        if self.fused:
+            return packed_gru(y, state, Weights(*self.rnn.parameters()), rows).unflatten(0, (-1, n))
+        cell, states = self._cell(), []
+        for y_t in y.split(rows):
+            state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
+            states.append(state)
+        return torch.cat(states).unflatten(0, (-1, n))
+
+    def unroll(self, x: Float[Tensor, "m n i"], alive: list[int], start: Float[Tensor, "b n h"]) -> Tensor:
+        """As ``walk``, from inputs that are embedded first."""
+        return self.walk(self.embed(x), alive, start)
 
     def _dense(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All steps of all episodes in one call."""
@@ -119,23 +147,9 @@ class RecurrentEncoder(nn.Module):
 
     def _ragged(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """The valid steps only: episodes sorted by length, and the batch shrinks as they end (speed.md, D)."""
-        b, t, n, _ = x.shape
-        order = length.argsort(descending=True, stable=True)
-        valid = valid_mask(length[order], t).bool().T
-        rows = (order.expand(t, b) * t + torch.arange(t)[:, None])[valid]
-        alive = [n * m for m in valid.sum(1).tolist() if m]
-        y = self.embed(x.flatten(0, 1).index_select(0, rows)).flatten(0, 1)
-        return _unpack(self._shrinking(y, hidden[order].flatten(0, 1), alive).unflatten(0, (-1, n)), rows, b, t)
-
-    def _shrinking(self, y: Tensor, state: Tensor, alive: list[int]) -> Tensor:
-        """The state after every step; ``alive`` rows of y [m, h] belong to each."""
-        if self.fused:
-            return packed_gru(y, state, Weights(*self.rnn.parameters()), alive)
-        cell, states = self._cell(), []
-        for y_t in y.split(alive):
-            state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
-            states.append(state)
-        return torch.cat(states)
+        b, t = x.shape[:2]
+        rows, alive, order = in_turn(length, t)
+        return unpack(self.unroll(x.flatten(0, 1).index_select(0, rows), alive, hidden[order]), rows, b, t)
 
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
@@ -178,29 +192,25 @@ class FeedForwardEncoder(nn.Module):
             valid = valid_mask(length, t, x.device).bool()[..., None, None]
             return torch.where(valid, self.net(torch.where(valid, x, 0.0)), 0.0), hidden
         rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), x.device)
-        return _unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
+        return unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
+
+    def unroll(
+        self,
+        x: Float[Tensor, "m n i"],
+        alive: list[int],  # noqa: ARG002 - nothing is remembered
+        start: Float[Tensor, "b n h"],  # noqa: ARG002
+    ) -> Float[Tensor, "m n h"]:
+        """As ``RecurrentEncoder.unroll``."""
+        return self.net(x)
 
 
-def on_real(
-    fn: Callable[..., tuple[Float[Tensor, "m 1"], ...]], length: Int[Tensor, " b"], *inputs: Tensor
-) -> tuple[Float[Tensor, "b states"], ...]:
-    """What ``fn`` makes of the first ``length`` entries of each row of ``inputs`` [b, states, ...], 0 beyond them.
-
-    ``fn`` sees them one below the other, [m, 1, ...], and each of its outputs is spread out again.
-    """
-    b, t = inputs[0].shape[:2]
-    rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), inputs[0].device)
-    made = fn(*(x.flatten(0, 1).index_select(0, rows).unsqueeze(1) for x in inputs))
-    return tuple(y.new_zeros(b * t).index_copy(0, rows, y.squeeze(1)).unflatten(0, (b, t)) for y in made)
-
-
-def _unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
+def unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
     """Row k of ``packed`` goes to step ``rows[k]`` of the b * t steps; zeros elsewhere."""
     empty = packed.new_zeros(b * t, *packed.shape[1:])
     return empty.index_copy(0, rows, packed).unflatten(0, (b, t))
 
 
-def _at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
+def at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
     """The features at each episode's last valid step."""
     last = sent(length - 1, features.device)
     return features[torch.arange(len(last), device=features.device), last]

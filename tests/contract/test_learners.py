@@ -216,7 +216,8 @@ def test_it_works_where_nobody_says_who_sees_whom(name: str) -> None:
 @pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in KINDS.values()])
 def test_few_bits_in_hidden_layers_change_an_update_little(name: str) -> None:
     """Losses within a hundredth, nearly the same step, and everything that is kept in single precision."""
-    exact, rounded = filled(name, burn_in=8), filled(name, burn_in=8, precision="bfloat16")
+    more = {"burn_in": 8} | ({"agent": "mlp"} if name == "iql" else {})  # on a CPU recurrent agents are exact
+    exact, rounded = filled(name, **more), filled(name, **more, precision="bfloat16")
     before = torch.cat([p.flatten() for p in parameters(exact).values()])
     losses = [s.learner.update(s.replay, 100) for s in (exact, rounded)]
     for key in (key for key in losses[0] if key.endswith("_loss")):
