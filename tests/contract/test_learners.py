@@ -14,7 +14,7 @@ from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolv
 from core.specs import EpisodeBatch
 from memory.replay import Replay
 from modules.target import Target
-from pretended_gpu import draw_apart, move, pretended_gpu
+from pretended_gpu import DeviceGenerator, draw_apart, move, placed, pretended_gpu
 from run import Session, build
 from toy import acts_in_a_box
 
@@ -239,6 +239,31 @@ def test_an_update_never_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPa
 def test_no_update_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other algorithms, which are of the same learners with other keys."""
     never_waits(name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_acting_never_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every mode; the actions are those of a CPU."""
+    here, there = build(settings(name)), build(settings(name))
+    step, width = here.env.reset(), here.env.spec.n_actions
+    last = torch.zeros(*step.avail.shape[:2], width)
+    move(there)
+    shown = dataclasses.replace(
+        step, obs=placed(step.obs), state=placed(step.state), avail=placed(step.avail),
+        extras={key: placed(x) for key, x in step.extras.items()},
+    )  # fmt: skip
+    for mode in (here.controller.explore_mode, *here.controller.test_modes):
+        key = {"t_env": 7, "mode": mode}
+        hidden = here.controller.initial_hidden(len(step.obs))
+        plain = here.controller.act(step, last, hidden, **key, rng=torch.Generator().manual_seed(1))
+        with pretended_gpu(monkeypatch):
+            rng = DeviceGenerator()
+            rng.manual_seed(1)
+            hidden = there.controller.initial_hidden(len(step.obs))
+            acted = there.controller.act(shown, placed(last), hidden, **key, rng=rng)
+        assert torch.allclose(acted.action.held.float(), plain.action.float(), atol=1e-5)
+        assert torch.allclose(acted.hidden.held, plain.hidden, atol=1e-5)
+        assert acted.extras.keys() == plain.extras.keys()
 
 
 @pytest.mark.parametrize("stored", ["sparse", "half"])
