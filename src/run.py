@@ -21,7 +21,7 @@ from core.seeding import Streams
 from envs.base import BatchedEnv
 from memory.replay import Replay
 from modules.precision import keep_outputs_exact
-from runners.episode import AGENT_RETURN, Rollout
+from runners.episode import AGENT_RETURN, EpisodeRunner, Rollout
 from tracking.record import HEADLINES, Record
 
 AUTO = "auto"
@@ -274,7 +274,7 @@ class Session:
         if env.native:
             env.seed_rows(self.streams.seed("eval", *which))
         rng = self.streams.generator("eval", env.device, *which)
-        runner = self.settings.build("runner", env, self.controller, rng=rng)
+        runner = EpisodeRunner(env, self.controller, EpisodeRunner.Config(), self.settings, rng)
         rounds: list[dict[str, torch.Tensor]] = []
         for _ in range(-(-episodes // env.n_envs)):
             rollout = runner.collect(t_env=self.progress.t_env, mode=mode)
