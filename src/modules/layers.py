@@ -269,7 +269,7 @@ def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bo
     """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
     if layers == 1:
         return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
-    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(inplace=True), nn.Unflatten(-1, (n, hidden_dim))]
+    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(), nn.Unflatten(-1, (n, hidden_dim))]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
 
