@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -158,7 +159,8 @@ class RecurrentEncoder(nn.Module):
 
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
-        weights = list(self.rnn.parameters())
+        rnn: Any = self.rnn  # parameters() walks through the module, which takes longer than the cell of a few rows
+        weights = [rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0]
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
