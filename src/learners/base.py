@@ -142,8 +142,9 @@ class Learner(nn.Module, ABC):
         """Learns once from the replay; returns scalars as tensors, which are not waited for here."""
 
     def draw(self, replay: Replay) -> EpisodeBatch:
-        """``batch_size`` of the stored episodes, without padding."""
-        return replay.uniform(self.cfg.batch_size).packed()
+        """``batch_size`` stored episodes: without padding, or in one of few shapes where updates are recorded."""
+        batch = replay.uniform(self.cfg.batch_size)
+        return batch.packed() if self._graphs is None else fixed(batch, self.spec)
 
     def new_episodes(self, replay: Replay) -> int:
         """Episodes collected since the last call: the events that target networks count (algorithms.md T-18)."""
@@ -175,12 +176,12 @@ class Learner(nn.Module, ABC):
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
 
     def descend_by(self, name: str, loss: Callable[[EpisodeBatch], Tensor], batch: EpisodeBatch) -> Metrics:
-        """``descend`` by a loss of episodes: of what they visited, without padding, or as a recording."""
+        """``descend`` by a loss of what ``draw`` has drawn, recorded where updates are."""
         if self._graphs is None:
-            return self.descend(name, loss(batch.packed()))
+            return self.descend(name, loss(batch))
         if name not in self._graphs:
             self._graphs[name] = Graphed(lambda static: self.descend(name, loss(static)))
-        return self._graphs[name](fixed(batch, self.spec))
+        return self._graphs[name](batch)
 
     def descend_each(self, name: str, losses: Iterable[Tensor], target: Target) -> Metrics:
         """One gradient step for each loss, computed only when it is its turn; ``target`` counts the steps.

@@ -61,8 +61,8 @@ class QLearner(Learner):
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         require_values(controller, settings)
-        if settings["cuda_graphs"] and cfg.learner_threads > 1:
-            raise ConfigError(["'cuda_graphs' records one thread's work: give learner_threads=1"])
+        if cfg.learner_threads > 1 and rng.device.type != "cpu":
+            raise ConfigError(["'learner_threads' is 2, which is for networks on the CPU: give learner_threads=1"])
         super().__init__(spec, controller, cfg, settings, rng)
         self.mixer = settings.build("mixer", spec)
         self.target: Target[Any] = Target(
@@ -72,11 +72,11 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        episodes = replay.uniform(self.cfg.batch_size)
         if self.cfg.learner_threads == 1:
-            metrics = self.descend_by("q", self.td_loss, episodes)
+            metrics = self.descend_by("q", self.td_loss, self.draw(replay))
         else:
             params = [p for group in self._optimisers["q"].param_groups for p in group["params"]]
+            episodes = replay.uniform(self.cfg.batch_size)
             metrics = self.descend("q", in_halves(lambda half: self.td_loss(half.packed()), episodes, params))
         self.target.step(self.new_episodes(replay))
         return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -158,7 +159,8 @@ class RecurrentEncoder(nn.Module):
 
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
-        weights = list(self.rnn.parameters())
+        rnn: Any = self.rnn  # parameters() walks through the module, which takes longer than the cell of a few rows
+        weights = [rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0]
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
@@ -269,7 +271,7 @@ def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bo
     """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
     if layers == 1:
         return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
-    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(inplace=True), nn.Unflatten(-1, (n, hidden_dim))]
+    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(), nn.Unflatten(-1, (n, hidden_dim))]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
 

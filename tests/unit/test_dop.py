@@ -130,6 +130,21 @@ def test_the_decomposition_takes_the_noise_out_of_the_gradient(monkeypatch: pyte
     torch.testing.assert_close(variance(coma) / variance(dop), torch.tensor(212.25), rtol=1e-4, atol=0)
 
 
+def test_local_values_are_one_network_of_state_observation_and_number() -> None:
+    """Written out as in the release: one input for every agent, A outputs and one that all actions share."""
+    net, (state, obs, *_) = decomposed().double(), scene()
+    state, obs = state.double(), obs.double()
+    ids = torch.eye(N, dtype=torch.double).expand(*obs.shape[:2], N, N)
+    features = net.body(torch.cat([state[:, :, None].expand(-1, -1, N, -1), obs, ids], -1))
+    expected = net.head(features) + net.shared(features)
+    torch.testing.assert_close(net.local(state, obs), expected, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(q.square().sum(), list(net.body.parameters())) for q in (net.local(state, obs), expected)
+    ]
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
 def test_a_decomposed_critic_refuses_other_mixers() -> None:
     with pytest.raises(ConfigError, match="linear mixer"):
         session("dop", mixer="qmix")
