@@ -102,7 +102,7 @@ class EnvSpec:
 def _own_entries(obs_dims: tuple[int, ...], device: torch.device) -> Int[Tensor, " j"]:
     """Where the agents' own entries are among all observations in a row; kept, as a copy to a device is a wait."""
     longest = max(obs_dims)
-    return torch.cat([i * longest + torch.arange(d) for i, d in enumerate(obs_dims)]).to(device)
+    return sent(torch.cat([i * longest + torch.arange(d) for i, d in enumerate(obs_dims)]), device)
 
 
 @dataclass(frozen=True)
