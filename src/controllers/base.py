@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.config import Settings
+from core.precision import in_precision
 from core.specs import EnvSpec, EpisodeBatch, Extras, States, TimeStep
 from modules.layers import last_actions
 
@@ -43,6 +44,12 @@ class Controller(nn.Module, ABC):
     def __init__(self, spec: EnvSpec, cfg: Any, settings: Settings) -> None:
         super().__init__()
         self.spec, self.cfg, self.settings = spec, cfg, settings
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Agents act by what their networks say in the precision of the run, in which they also learn."""
+        super().__init_subclass__(**kwargs)
+        if "act" in vars(cls):
+            cls.act = in_precision(cls.act)  # type: ignore[method-assign]
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:

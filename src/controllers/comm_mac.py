@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from controllers.base import Acted, unroll_agent
 from controllers.policy_mac import PolicyMAC
 from core.config import ConfigError, Settings
+from core.device import sent
 from core.registry import CONTROLLERS, LEARNERS
 from core.specs import EnvSpec, EpisodeBatch, TimeStep
 from modules.layers import agent_inputs, input_dim, last_actions, last_of, numbered
@@ -89,7 +90,7 @@ class CommMAC(PolicyMAC):
         ``rng`` draws the noise of each episode's last state, where nobody acted.
         """
         steps = torch.arange(batch.obs.shape[1])
-        acted = (steps < batch.length[:, None]).to(batch.obs.device)[..., None, None, None]
+        acted = sent(steps < batch.length[:, None], batch.obs.device)[..., None, None, None]
         stored = batch.extras[NOISE]
         noise = torch.where(acted, torch.cat([stored, stored[:, :1]], 1), self._noise(len(batch), rng))
         with torch.no_grad():

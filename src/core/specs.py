@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from core.device import sent
+
 Extras = dict[str, Tensor]
 Uniforms = torch.Generator | Callable[[torch.Size], Tensor]
 """Where random numbers between 0 and 1 come from: a generator, or what makes them, of a shape."""
@@ -179,7 +181,7 @@ class EpisodeBatch:
     ) -> Int[Tensor, "b states n"] | Float[Tensor, "b states n d"]:
         """The actions taken, and those of ``drawn`` from each episode's last state on, where nobody acted."""
         steps = torch.arange(drawn.shape[1], device=drawn.device)
-        acted = (steps < self.length.to(drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
+        acted = (steps < sent(self.length, drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
         return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
 
     def repeated(self, times: int) -> EpisodeBatch:
@@ -224,7 +226,7 @@ class EpisodeBatch:
     def packed(self) -> States:
         """The states that were visited, without padding."""
         rows, alive, _ = in_turn(self.length + 1, self.obs.shape[1])
-        return States.of(self, rows.to(self.obs.device, non_blocking=True), alive)
+        return States.of(self, sent(rows, self.obs.device), alive)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
@@ -235,7 +237,7 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """A copy on ``device``; ``length`` stays in host memory."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        return self.map(lambda x: sent(x, device))
 
 
 @dataclass(frozen=True)
@@ -358,7 +360,7 @@ def _picked(x: Tensor, rows: Tensor) -> Tensor:
 def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
     longest = max(batch.mask.shape[1] for batch in batches)
-    grown = [_lengthened(batch, longest, spec) for batch in batches]
+    grown = [lengthened(batch, longest, spec) for batch in batches]
 
     def cat(name: str) -> Tensor:
         return torch.cat([getattr(batch, name) for batch in grown])
@@ -368,7 +370,7 @@ def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     return EpisodeBatch(**values, extras=extras)
 
 
-def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+def lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
     """The same episodes with more padding behind them, as it would have been from the start."""
     more = steps - batch.mask.shape[1]
     if not more:
@@ -379,13 +381,13 @@ def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
 
     longer = batch.map(pad)
     avail = longer.avail.clone()
-    avail[:, -more:] = spec.action_mask.to(avail.device)
+    avail[:, -more:] = sent(spec.action_mask, avail.device)
     return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
     """1 where t < length, the one definition of a real step (T-01)."""
-    return (torch.arange(steps) < length[:, None]).float().to(device)
+    return sent((torch.arange(steps, device=length.device) < length[:, None]).float(), device)
 
 
 def in_turn(length: Int[Tensor, " b"], steps: int) -> tuple[Int[Tensor, " m"], list[int], Int[Tensor, " b"]]:

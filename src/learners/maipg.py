@@ -143,7 +143,7 @@ class MAIPG(Learner):
         self.new_episodes(replay)
         data, metrics = self.gather(replay.latest(self.cfg.batch_size))
         metrics |= self.value.begin(data)
-        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.rng)])
+        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.host_rng)])
 
     def learn(self, part: Interpolated) -> Metrics:
         """One step of each optimiser, and of the target networks."""

@@ -60,7 +60,7 @@ class MAPPO(Learner):
         self.new_episodes(replay)
         data, _ = gather(replay.latest(self.cfg.batch_size), self.controller, self.value, self.cfg)
         metrics = self.value.begin(data)
-        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.rng)])
+        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.host_rng)])
 
     def learn(self, part: Experience) -> Metrics:
         """One step of each optimiser."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
+from core.device import sent
 from core.specs import EnvSpec, EpisodeBatch, Uniforms
 from learners.base import Learner, Metrics
 from modules.agents.base import Agent
@@ -127,7 +128,7 @@ class Experience:
 
     def chosen(self: E, index: Int[Tensor, " d"]) -> E:
         """Some of the chunks; ``index`` is in host memory."""
-        rows = index.to(self.mask.device, non_blocking=True)
+        rows = sent(index, self.mask.device)
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return type(self)(**{name: x[index if name == "length" else rows] for name, x in own.items()})
 
@@ -139,12 +140,15 @@ class Experience:
         return Experience(**own | {"policy_memory": self.policy_memory[:, i : i + 1]})
 
     def parts(self: E, cfg: PPOConfig, rng: torch.Generator) -> Iterator[E]:
-        """One part per gradient step, ``epochs`` times all of them. Draws only where there is more than one part."""
+        """One part per gradient step, ``epochs`` times all of them.
+
+        Draws, from a generator in host memory, only where there is more than one part.
+        """
         for _ in range(cfg.epochs):
             if cfg.num_mini_batch == 1:
                 yield self
                 continue
-            order = torch.randperm(len(self), generator=rng, device=rng.device).cpu()
+            order = torch.randperm(len(self), generator=rng)
             yield from (self.chosen(index) for index in order.tensor_split(cfg.num_mini_batch) if len(index))
 
 

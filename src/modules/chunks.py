@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from core.device import sent
 from core.specs import in_turn, valid_mask
 
 Recurrent = Callable[..., tuple[Tensor, Tensor]]
@@ -38,7 +39,7 @@ class Chunks:
         starts = torch.arange(0, steps, size)
         left = (length[:, None] - starts).clamp(0, size).flatten()
         rows = left.nonzero().squeeze(-1)
-        return cls(size, steps, left[rows], rows.to(device))
+        return cls(size, steps, left[rows], sent(rows, device))
 
     @property
     def per_episode(self) -> int:
@@ -127,7 +128,7 @@ def recall(
     for start in range(0, int(length.max()), size):
         left = (length - start).clamp(max=size)
         running = (left > 0).nonzero().squeeze(-1)
-        rows = running.to(hidden.device, non_blocking=True)
+        rows = sent(running, hidden.device)
         memories.append(hidden)
         now = [x[:, start : start + size].index_select(0, rows) for x in inputs]
         out, after = network(*now, hidden.index_select(0, rows), left[running])

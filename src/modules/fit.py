@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from core.device import sent
 from core.specs import States
 
 
@@ -30,7 +31,7 @@ class Fit(NamedTuple):
         """Both batches' steps with their targets."""
         parts = [_acted(on, y_on, 0.0), _acted(off, y_off, 1.0)]
         time = torch.cat([t for t, _ in parts])
-        order = time.argsort(stable=True).to(y_on.device, non_blocking=True)
+        order = sent(time.argsort(stable=True), y_on.device)
         columns = zip(*(part for _, part in parts), strict=True)
         state, obs, action, y, source = (torch.cat(column).index_select(0, order) for column in columns)
         return cls(state, obs, action, y, source, time.bincount().tolist())
@@ -47,6 +48,6 @@ def _acted(batch: States, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, 
     """The time of every state in which somebody acted, in host memory, and what belongs to it in ``Fit``'s order."""
     acting = batch.acting()
     t = torch.arange(len(acting)).repeat_interleave(torch.tensor([at.stop - at.start for at in acting]))
-    rows = torch.cat([torch.arange(at.start, at.stop) for at in acting]).to(y.device, non_blocking=True)
+    rows = sent(torch.cat([torch.arange(at.start, at.stop) for at in acting]), y.device)
     columns = batch.state, batch.obs, batch.action, y, torch.full_like(y, off)
     return t, tuple(x.index_select(0, rows) for x in columns)

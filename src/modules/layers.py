@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
+from core.device import sent
 from core.specs import EnvSpec, EpisodeBatch, States, in_turn, valid_mask
 from modules.gru import Weights, packed_gru
 
@@ -111,8 +112,8 @@ class RecurrentEncoder(nn.Module):
         """
         n = y.shape[1]
         state = y.new_zeros(n * alive[0], self.rnn.hidden_size) if start is None else start.flatten(0, 1)
-        rows, y = [n * k for k in alive], y.flatten(0, 1)
-        if self.fused:
+        rows, y = [n * k for k in alive], y.float().flatten(0, 1)  # memories are not rounded from step to step
+        if self.fused and not torch.is_autocast_enabled(y.device.type):
             return packed_gru(y, state, Weights(*self.rnn.parameters()), rows).unflatten(0, (-1, n))
         cell, states = self._cell(), []
         for y_t in y.split(rows):
@@ -137,7 +138,7 @@ class RecurrentEncoder(nn.Module):
             cell = self._cell()
             y = torch.stack([state := cell(x_t, state) for x_t in y])
             last = y[-1]
-        return y.reshape(t, b, n, -1).transpose(0, 1), last.reshape(b, n, -1)
+        return y.float().reshape(t, b, n, -1).transpose(0, 1), last.float().reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """All steps in one call, with zeros in and out on padding: no loop on the host, no waiting for the device."""
@@ -187,7 +188,10 @@ class FeedForwardEncoder(nn.Module):
             hidden = x.new_zeros(b, n, self.hidden_dim)
         if length is None:
             return self.net(x), hidden
-        rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(x.device, non_blocking=True)
+        if length.device.type != "cpu":  # within a recording: nothing may depend on lengths but what is hidden
+            valid = valid_mask(length, t, x.device).bool()[..., None, None]
+            return torch.where(valid, self.net(torch.where(valid, x, 0.0)), 0.0), hidden
+        rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), x.device)
         return unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
 
     def unroll(
@@ -208,7 +212,7 @@ def unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: i
 
 def at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
     """The features at each episode's last valid step."""
-    last = (length - 1).to(features.device, non_blocking=True)
+    last = sent(length - 1, features.device)
     return features[torch.arange(len(last), device=features.device), last]
 
 
