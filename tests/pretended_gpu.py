@@ -276,7 +276,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def _sent(x: Tensor) -> DeviceTensor:
+def placed(x: Tensor) -> DeviceTensor:
+    """A copy of ``x`` that has been on the device from the start."""
     return DeviceTensor(x.detach().clone())
 
 
@@ -288,9 +289,9 @@ def move_module(module: nn.Module) -> None:
     for part in module.modules():
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = _sent(buffer)
+                part._buffers[name] = placed(buffer)
     for parameter in module.parameters():
-        torch.utils.swap_tensors(parameter, nn.Parameter(_sent(parameter), parameter.requires_grad))
+        torch.utils.swap_tensors(parameter, nn.Parameter(placed(parameter), parameter.requires_grad))
     for part in recurrent:
         part._init_flat_weights()
 
@@ -308,12 +309,12 @@ def move(session: Session) -> None:
     draw_apart(session, DeviceGenerator())
     for optimiser in learner._optimisers.values():
         for state in optimiser.state.values():
-            state |= {name: _sent(x) for name, x in state.items() if isinstance(x, Tensor)}
-    replay.device, replay._own = CUDA, _sent(replay._own)
+            state |= {name: placed(x) for name, x in state.items() if isinstance(x, Tensor)}
+    replay.device, replay._own = CUDA, placed(replay._own)
     for name, rows in replay._rows.items():
         if isinstance(rows, Tensor):
-            replay._rows[name] = _sent(rows)
+            replay._rows[name] = placed(rows)
         else:
             vars(rows).update(
-                {key: _sent(x) for key, x in vars(rows).items() if key in ("_bits", "_values", "_powers")}
+                {key: placed(x) for key, x in vars(rows).items() if key in ("_bits", "_values", "_powers")}
             )

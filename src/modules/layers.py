@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -110,10 +111,10 @@ class RecurrentEncoder(nn.Module):
 
         ``start``: the recurrent states before the first steps, in the order of these; None: zeros.
         """
-        n = y.shape[1]
+        n, y = y.shape[1], self._exact(y)
         state = y.new_zeros(n * alive[0], self.rnn.hidden_size) if start is None else start.flatten(0, 1)
-        rows, y = [n * k for k in alive], y.float().flatten(0, 1)  # memories are not rounded from step to step
-        if self.fused and not torch.is_autocast_enabled(y.device.type):
+        rows, y = [n * k for k in alive], y.flatten(0, 1)
+        if self.fused:
             return packed_gru(y, state, Weights(*self.rnn.parameters()), rows).unflatten(0, (-1, n))
         cell, states = self._cell(), []
         for y_t in y.split(rows):
@@ -138,7 +139,7 @@ class RecurrentEncoder(nn.Module):
             cell = self._cell()
             y = torch.stack([state := cell(x_t, state) for x_t in y])
             last = y[-1]
-        return y.float().reshape(t, b, n, -1).transpose(0, 1), last.float().reshape(b, n, -1)
+        return self._exact(y).reshape(t, b, n, -1).transpose(0, 1), self._exact(last).reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """All steps in one call, with zeros in and out on padding: no loop on the host, no waiting for the device."""
@@ -151,9 +152,15 @@ class RecurrentEncoder(nn.Module):
         rows, alive, order = in_turn(length, t)
         return unpack(self.unroll(x.flatten(0, 1).index_select(0, rows), alive, hidden[order]), rows, b, t)
 
+    def _exact(self, y: Tensor) -> Tensor:
+        """As parameters are: what is remembered is not rounded from call to call."""
+        weight: Tensor = self.rnn.weight_hh_l0  # type: ignore[assignment]
+        return y.to(weight.dtype)
+
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
-        weights = list(self.rnn.parameters())
+        rnn: Any = self.rnn  # parameters() walks through the module, which takes longer than the cell of a few rows
+        weights = [rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0]
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
@@ -264,7 +271,7 @@ def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bo
     """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
     if layers == 1:
         return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
-    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(inplace=True), nn.Unflatten(-1, (n, hidden_dim))]
+    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(), nn.Unflatten(-1, (n, hidden_dim))]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
 

@@ -18,7 +18,7 @@ class ExactLinear(nn.Linear):
     def forward(self, input: Float[Tensor, "*rest i"]) -> Float[Tensor, "*rest o"]:
         """See ``nn.Linear``."""
         with full_precision():
-            return super().forward(input.float())
+            return super().forward(input.to(self.weight.dtype))
 
 
 class ExactGroupLinear(GroupLinear):
@@ -27,7 +27,7 @@ class ExactGroupLinear(GroupLinear):
     def forward(self, x: Float[Tensor, "*rest g i"]) -> Float[Tensor, "*rest g o"]:
         """See ``GroupLinear``."""
         with full_precision():
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 _EXACT: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: ExactLinear, GroupLinear: ExactGroupLinear}

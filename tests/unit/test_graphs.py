@@ -93,9 +93,11 @@ def test_replayed_updates_are_those_of_packed_episodes(name: str, agent: str) ->
     assert all(torch.allclose(x, ends[1][k], rtol=1e-3, atol=1e-5) for k, x in ends[0].items())
 
 
-@pytest.mark.parametrize("agent", ["rnn", "mlp"])
-def test_nothing_within_a_recording_comes_from_the_host(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = session("qmix", agent=agent)
+@pytest.mark.parametrize(
+    ("name", "agent"), [("qmix", "rnn"), ("iql", "mlp"), pytest.param("qplex", "rnn", marks=pytest.mark.slow)]
+)
+def test_nothing_within_a_recording_comes_from_the_host(name: str, agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = session(name, agent=agent)
     made.learner._graphs = {}
     move(made)
     with pretended_gpu(monkeypatch):
