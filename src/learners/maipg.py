@@ -192,9 +192,10 @@ class MAIPG(Learner):
     def q_targets(self, batch: EpisodeBatch, pi: Distribution) -> Float[Tensor, "b t"]:
         """M̂: TD(λ) of X_t = Q̂'_tot(s_t, μ(s_t)), with the likeliest actions for μ (algorithms.md 9.3)."""
         action = pi.mode() if self.cfg.bootstrap == "greedy" else self.taken(batch, pi)
-        slow = self.target.slow
+        slow, states = self.target.slow, batch.packed()
         features, _ = slow(batch.state, slow.initial_hidden(len(batch)), batch.length + 1)
-        value = slow.total(features, action_vectors(action, self.spec.n_actions), batch.state)
+        joint = action_vectors(states.pack(action), self.spec.n_actions)
+        value = states.spread(slow.total(states.pack(features), joint, states.state))
         return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
 
     def taken(self, batch: EpisodeBatch, pi: Distribution) -> Tensor:
