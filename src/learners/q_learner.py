@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from controllers.base import Controller
-from core.config import Settings
+from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
@@ -36,6 +36,8 @@ class QLearner(Learner):
     state is no transition (algorithms.md T-01).
     """
 
+    recordable = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ValueConfig):
         """Keys of IQL, VDN, QMIX and QPLEX."""
@@ -59,6 +61,8 @@ class QLearner(Learner):
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         require_values(controller, settings)
+        if cfg.learner_threads > 1 and rng.device.type != "cpu":
+            raise ConfigError(["'learner_threads' is 2, which is for networks on the CPU: give learner_threads=1"])
         super().__init__(spec, controller, cfg, settings, rng)
         self.mixer = settings.build("mixer", spec)
         self.target: Target[Any] = Target(
@@ -68,13 +72,12 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        batch = replay.uniform(self.cfg.batch_size)
         if self.cfg.learner_threads == 1:
-            loss = self.td_loss(batch.packed())
+            metrics = self.descend_by("q", self.td_loss, self.draw(replay))
         else:
             params = [p for group in self._optimisers["q"].param_groups for p in group["params"]]
-            loss = in_halves(lambda half: self.td_loss(half.packed()), batch, params)
-        metrics = self.descend("q", loss)
+            episodes = replay.uniform(self.cfg.batch_size)
+            metrics = self.descend("q", in_halves(lambda half: self.td_loss(half.packed()), episodes, params))
         self.target.step(self.new_episodes(replay))
         return metrics
 
