@@ -21,7 +21,9 @@ ACTIONS = ("train", "print_config", "resume", "evaluate")
 OPTIONS = {"--config": "config", "--env-config": "env_config", "--mongo": "mongo", "-m": "mongo"}
 PLACE = frozenset({"device", "torch_threads", "results_dir", "mongo_url", "mongo_db", "tensorboard", "ray_address"})
 """Keys that say where a run works and reports, not what it computes."""
-RESUMABLE = PLACE | {"t_max", "test_interval", "test_nepisode", "log_interval", "checkpoint_interval", "best_by"}
+RESUMABLE = PLACE | {
+    "t_max", "test_interval", "test_nepisode", "log_interval", "checkpoint_interval", "best_by", "n_seeds",
+}  # fmt: skip
 """Keys that may be changed when a run is resumed."""
 EVALUABLE = frozenset({"device", "torch_threads", "results_dir", "test_nepisode", "seed", "batch_size_run"})
 """Keys that may be changed for an evaluation."""

@@ -53,6 +53,8 @@ class Learner(nn.Module, ABC):
 
     on_policy = False
     """True: every update is of ``batch_size`` episodes that no update has seen."""
+    batches_seeds = False
+    """True: its code may run under ``torch.vmap`` over several seeds (see ``many``), and a test says so."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -13,6 +13,7 @@ from controllers.base import Controller, encode_agent
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
+from core.schedule import Scalar
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from learners.soft import SoftConfig, policy_improvement
@@ -51,7 +52,7 @@ class SoftCritics(nn.Module):
         batch: EpisodeBatch,
         q: Float[Tensor, "b t n a"],
         action: Int[Tensor, "b t n"],
-        alpha: float,
+        alpha: Scalar,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
         steps = action.shape[1]
@@ -86,6 +87,8 @@ class MACPF(Learner):
     is evaluated once per update; the losses of both modes share no parameter but Θ's and are descended together.
     """
 
+    batches_seeds = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(SoftConfig):
         """Keys of MACPF."""
@@ -113,7 +116,7 @@ class MACPF(Learner):
         """One step of the critics and one of the policies, independent and dependent ones together."""
         batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
-        metrics: Metrics = {"alpha": torch.tensor(alpha)}
+        metrics: Metrics = {"alpha": torch.as_tensor(alpha)}
         critic_losses, policy_losses = [], []
         for mode in self.modes:
             action, log_pi = self.decide(mode, batch, h_pi)
@@ -147,14 +150,14 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         action: Int[Tensor, "b states n"],
         log_prob: Float[Tensor, "b states n"],
-        alpha: float,
+        alpha: Scalar,
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
         q = self.target.slow.local(mode, batch, h, action)
         return self.cfg.soft_target(batch, self.target.slow.joint(mode, batch, q, action, alpha)[0], log_prob, alpha)
 
     def critic_loss(
-        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], y: Float[Tensor, "b t"], alpha: float
+        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], y: Float[Tensor, "b t"], alpha: Scalar
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
         q = self.critics.local(mode, batch, h, batch.action)
@@ -168,7 +171,7 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         action: Int[Tensor, "b states n"],
         log_pi: Float[Tensor, "b states n a"],
-        alpha: float,
+        alpha: Scalar,
     ) -> Float[Tensor, ""]:
         """Σ_a π_i(a) [α log π_i(a) - Q_i(a)], both given the same u'_{<i} (algorithms.md 8.2)."""
         q = self.critics.local(mode, batch, h.detach(), action).detach()

@@ -35,6 +35,8 @@ class QLearner(Learner):
     state is no transition (algorithms.md T-01).
     """
 
+    batches_seeds = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ValueConfig):
         """Keys of IQL, VDN, QMIX and QPLEX."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.schedule import Scalar
 from core.specs import Uniforms
 
 UNAVAILABLE = -1e10
@@ -61,7 +62,7 @@ def entropy(log_pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) ->
     return -expectation(probabilities(log_pi, avail), log_pi, avail)
 
 
-def floored(pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: float) -> Float[Tensor, "*rest a"]:
+def floored(pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: Scalar) -> Float[Tensor, "*rest a"]:
     r"""π mixed with the uniform policy, :math:`(1-\epsilon)\pi + \epsilon\,avail / \sum avail` (DOP, COMA)."""
     uniform = usable(avail).to(pi.dtype)
     return (1 - epsilon) * pi + epsilon * uniform / uniform.sum(-1, keepdim=True)

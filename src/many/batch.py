@@ -1,0 +1,144 @@
+"""Episodes of several seeds side by side: drawn from every seed's own replay, brought to common lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from core.specs import EnvSpec, EpisodeBatch, States, Uniforms
+from many.program import Program
+from memory.replay import Replay
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How each seed's batch was before it was brought to the common shape: what its random numbers are drawn for."""
+
+    program: Program
+    order: Int[Tensor, "seeds b"]
+    """Which episode of its own batch a seed has in each place; in host memory."""
+    steps: Sequence[int]
+    """Steps of each seed's longest episode."""
+
+    def uniforms(self, shape: Sequence[int], more: int) -> Tensor:
+        """Numbers [b, t, ...] from the seeds' generators, each as many as for its own episodes and ``more`` steps."""
+
+        def drawn() -> Tensor:
+            whole: Tensor | None = None
+            for k, (learner, steps) in enumerate(zip(self.program.learners, self.steps, strict=True)):
+                own = (shape[0], steps + more, *shape[2:])
+                u = torch.rand(own, generator=learner.rng, device=learner.rng.device, dtype=torch.double)
+                whole = u.new_zeros(self.program.n, *shape) if whole is None else whole
+                whole[k, :, : own[1]] = u[self.order[k].to(u.device)]
+            assert whole is not None
+            return whole
+
+        return self.program.outside(drawn)
+
+
+@dataclass(frozen=True)
+class JointBatch(EpisodeBatch):
+    """What a learner's code sees of the batches of all seeds: b episodes of one of them.
+
+    Every seed's episodes stand in order of their lengths, longest first. ``length`` is that of the longest episode
+    that any seed has in a place, ``mask`` says how long each seed's own is: what lies between is padding.
+    """
+
+    draws: Draws = field(kw_only=True)
+
+    def packed(self) -> JointStates:
+        """See ``EpisodeBatch.packed``; the states have the same places in all seeds."""
+        states = super().packed()
+        own = {f.name: getattr(states, f.name) for f in fields(States)}
+        return JointStates(**own)
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:  # noqa: ARG002 - the seeds' own are drawn from
+        """See ``EpisodeBatch.uniforms``."""
+        return lambda shape: self.draws.uniforms(shape, shape[1] - self.mask.shape[1])
+
+
+@dataclass(frozen=True)
+class JointStates(States):
+    """The states of a ``JointBatch``."""
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:
+        """See ``EpisodeBatch.uniforms``."""
+        numbers: Any = self.whole.uniforms(rng)
+        return lambda shape: self.pack(numbers(torch.Size((*self.whole.obs.shape[:2], *shape[2:]))))
+
+
+class JointReplay(Replay):
+    """The replays of all seeds, as the template's code sees them: each draws with its own generator."""
+
+    def __init__(self, program: Program, replays: Sequence[Replay]) -> None:
+        self.program, self.replays, self.spec = program, list(replays), replays[0].spec
+
+    @property
+    def added(self) -> int:  # type: ignore[override]
+        """Episodes ever added by every seed."""
+        return self.replays[0].added
+
+    def __len__(self) -> int:
+        """Episodes that each seed can draw from."""
+        return min(map(len, self.replays))
+
+    def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
+        """See ``Replay.uniform``."""
+        return self._of_each(lambda replay: replay.uniform(n, newest))
+
+    def transitions(self, n: int, past: int = 0) -> EpisodeBatch:
+        """See ``Replay.transitions``."""
+        return self._of_each(lambda replay: replay.transitions(n, past))
+
+    def latest(self, n: int) -> EpisodeBatch:
+        """See ``Replay.latest``."""
+        return self._of_each(lambda replay: replay.latest(n))
+
+    def _of_each(self, draw: Callable[[Replay], EpisodeBatch]) -> EpisodeBatch:
+        """The batches that ``draw`` gets from every replay as one. They are drawn, and joined, outside."""
+        made: list[_Joined] = []
+
+        def work() -> tuple[Tensor, ...]:
+            made.append(_Joined([draw(replay) for replay in self.replays], self.spec))
+            return tuple(made[0].values.values())
+
+        own = self.program.outside(work)
+        return made[0].seen(own, self.program)
+
+
+class _Joined:
+    """The episodes of all seeds' batches, each seed's in order of length, padded to one number of steps."""
+
+    def __init__(self, each: Sequence[EpisodeBatch], spec: EnvSpec) -> None:
+        self.order = torch.stack([batch.length.argsort(descending=True, stable=True) for batch in each])
+        self.length = torch.stack([batch.length[own] for batch, own in zip(each, self.order, strict=True)]).amax(0)
+        self.steps = [batch.mask.shape[1] for batch in each]
+        self._rows = self.order.to(each[0].mask.device)
+        self._longest = int(self.length[0])
+        names = [f.name for f in fields(EpisodeBatch) if f.name not in ("length", "extras", "avail")]
+        self.values = {name: self._together([getattr(batch, name) for batch in each]) for name in names}
+        self.values["avail"] = self._together([batch.avail for batch in each], spec.action_mask)
+        for name in each[0].extras:
+            self.values[f"extras.{name}"] = self._together([batch.extras[name] for batch in each])
+
+    def seen(self, own: Sequence[Tensor], program: Program) -> JointBatch:
+        """The batch whose tensors are ``own``, one for each of ``values``."""
+        named = dict(zip(self.values, own, strict=True))
+        extras = {name.partition(".")[2]: x for name, x in named.items() if name.startswith("extras.")}
+        parts: dict[str, Any] = {name: x for name, x in named.items() if not name.startswith("extras.")}
+        return JointBatch(**parts, length=self.length, extras=extras, draws=Draws(program, self.order, self.steps))
+
+    def _together(self, each: Sequence[Tensor], padding: Tensor | None = None) -> Tensor:
+        """One field of all seeds, [S, b, t, ...]; beyond a seed's longest episode zeros, or ``padding``."""
+        more = each[0].shape[1] - self.steps[0]
+        whole = each[0].new_zeros(len(each), each[0].shape[0], self._longest + more, *each[0].shape[2:])
+        for k, x in enumerate(each):
+            whole[k, :, : x.shape[1]] = x[self._rows[k]]
+            if padding is not None:
+                whole[k, :, x.shape[1] :] = padding.to(whole.device)
+        return whole
