@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings, check_fit
 from core.registry import ENVS, did_you_mean
 from core.schedule import mark
 from core.seeding import Streams
-from core.specs import EpisodeBatch
 from envs.base import BatchedEnv
 from memory.replay import Replay
 from runners.episode import AGENT_RETURN, Rollout
@@ -197,15 +198,15 @@ class Session:
         return what != "test" or self.settings["test_nepisode"] > 0
 
     def _count(self, rollout: Rollout) -> None:
-        self.take_in(rollout.episodes)
+        self.replay.add(rollout.episodes)
+        self.count(rollout.episodes.length)
         self.progress.episodes_discarded += rollout.discarded
         self.meter.add(rollout.stats)
 
-    def take_in(self, episodes: EpisodeBatch) -> None:
-        """Stores and counts what was collected."""
-        self.replay.add(episodes)
-        self.progress.t_env += int(episodes.length.sum())
-        self.progress.episode += len(episodes)
+    def count(self, length: Int[Tensor, " b"]) -> None:
+        """Counts collected episodes of so many steps."""
+        self.progress.t_env += int(length.sum())
+        self.progress.episode += len(length)
 
     def _report(self) -> list[Record]:
         now, (then, before) = time.perf_counter(), self._clock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -62,22 +61,3 @@ class JointController(Controller):
     def unroll(self, batch: EpisodeBatch) -> Tensor:
         """There are no batches of several seeds."""
         raise NotImplementedError("a learner unrolls its own controller")
-
-
-def parted(episodes: EpisodeBatch, n: int) -> list[EpisodeBatch]:
-    """The episodes of each of ``n`` seeds, cut to the longest of its own."""
-    lengths = episodes.length.chunk(n)
-    more = {f.name: getattr(episodes, f.name).chunk(n) for f in fields(EpisodeBatch) if f.name != "extras"}
-    extras = {name: x.chunk(n) for name, x in episodes.extras.items()}
-    whole, each = episodes.mask.shape[1], []
-    for k, length in enumerate(lengths):
-        beyond = whole - int(length.max())
-        own = {name: _cut(x[k], beyond) for name, x in more.items() if name != "length"}
-        kept = {name: _cut(x[k], beyond) for name, x in extras.items()}
-        each.append(replace(episodes, **own, length=length, extras=kept))
-    return each
-
-
-def _cut(x: Tensor, beyond: int) -> Tensor:
-    """Without the last ``beyond`` steps."""
-    return x[:, : x.shape[1] - beyond]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.specs import EnvSpec, EpisodeBatch, States, Uniforms
 from many.program import Program
+from many.store import Store
 from memory.replay import Replay
 
 
@@ -77,6 +78,7 @@ class JointReplay(Replay):
 
     def __init__(self, program: Program, replays: Sequence[Replay]) -> None:
         self.program, self.replays, self.spec = program, list(replays), replays[0].spec
+        self._store = Store(replays) if Store.fits(replays) else None
 
     @property
     def added(self) -> int:  # type: ignore[override]
@@ -87,9 +89,17 @@ class JointReplay(Replay):
         """Episodes that each seed can draw from."""
         return min(map(len, self.replays))
 
+    def add(self, batch: EpisodeBatch) -> None:
+        """Adds to each seed's replay its part of the episodes of all, those of the first seed first."""
+        if self._store is not None:
+            self._store.add(batch)
+            return
+        for replay, own in zip(self.replays, parted(batch, len(self.replays)), strict=True):
+            replay.add(own)
+
     def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
         """See ``Replay.uniform``."""
-        return self._of_each(lambda replay: replay.uniform(n, newest))
+        return self._chosen(lambda replay: Replay.uniform(replay, n, newest))
 
     def transitions(self, n: int, past: int = 0) -> EpisodeBatch:
         """See ``Replay.transitions``."""
@@ -97,7 +107,23 @@ class JointReplay(Replay):
 
     def latest(self, n: int) -> EpisodeBatch:
         """See ``Replay.latest``."""
-        return self._of_each(lambda replay: replay.latest(n))
+        return self._chosen(lambda replay: Replay.latest(replay, n))
+
+    def _chosen(self, pick: Callable[[Any], Any]) -> EpisodeBatch:
+        """The episodes that ``pick`` chooses from every replay; they are drawn outside."""
+        store = self._store
+        if store is None:
+            return self._of_each(pick)
+        made: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+
+        def work() -> tuple[Tensor, ...]:
+            made.append(store.take(pick))
+            return tuple(made[0][0].values())
+
+        own = self.program.outside(work)
+        fields, length, order = made[0]
+        draws = Draws(self.program, order, length.amax(1).tolist())
+        return _as_batch(dict(zip(fields, own, strict=True)), length.amax(0), draws)
 
     def _of_each(self, draw: Callable[[Replay], EpisodeBatch]) -> EpisodeBatch:
         """The batches that ``draw`` gets from every replay as one. They are drawn, and joined, outside."""
@@ -129,9 +155,7 @@ class _Joined:
     def seen(self, own: Sequence[Tensor], program: Program) -> JointBatch:
         """The batch whose tensors are ``own``, one for each of ``values``."""
         named = dict(zip(self.values, own, strict=True))
-        extras = {name.partition(".")[2]: x for name, x in named.items() if name.startswith("extras.")}
-        parts: dict[str, Any] = {name: x for name, x in named.items() if not name.startswith("extras.")}
-        return JointBatch(**parts, length=self.length, extras=extras, draws=Draws(program, self.order, self.steps))
+        return _as_batch(named, self.length, Draws(program, self.order, self.steps))
 
     def _together(self, each: Sequence[Tensor], padding: Tensor | None = None) -> Tensor:
         """One field of all seeds, [S, b, t, ...]; beyond a seed's longest episode zeros, or ``padding``."""
@@ -142,3 +166,29 @@ class _Joined:
             if padding is not None:
                 whole[k, :, x.shape[1] :] = padding.to(whole.device)
         return whole
+
+
+def _as_batch(named: dict[str, Tensor], length: Tensor, draws: Draws) -> JointBatch:
+    """The batch of one seed's tensors by field."""
+    extras = {name.partition(".")[2]: x for name, x in named.items() if name.startswith("extras.")}
+    parts: dict[str, Any] = {name: x for name, x in named.items() if not name.startswith("extras.")}
+    return JointBatch(**parts, length=length, extras=extras, draws=draws)
+
+
+def parted(episodes: EpisodeBatch, n: int) -> list[EpisodeBatch]:
+    """The episodes of each of ``n`` seeds, cut to the longest of its own."""
+    lengths = episodes.length.chunk(n)
+    more = {f.name: getattr(episodes, f.name).chunk(n) for f in fields(EpisodeBatch) if f.name != "extras"}
+    extras = {name: x.chunk(n) for name, x in episodes.extras.items()}
+    whole, each = episodes.mask.shape[1], []
+    for k, length in enumerate(lengths):
+        beyond = whole - int(length.max())
+        own = {name: _cut(x[k], beyond) for name, x in more.items() if name != "length"}
+        kept = {name: _cut(x[k], beyond) for name, x in extras.items()}
+        each.append(replace(episodes, **own, length=length, extras=kept))
+    return each
+
+
+def _cut(x: Tensor, beyond: int) -> Tensor:
+    """Without the last ``beyond`` steps."""
+    return x[:, : x.shape[1] - beyond]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from core.config import ConfigError
-from many.acting import JointController, parted
+from many.acting import JointController
 from many.batch import JointReplay
 from many.program import Program
 from many.rows import JointEnv
@@ -140,8 +140,9 @@ class _Joint:
         self.controller.t_env = self._t_env()
         n = len(self.sessions)
         rollout = self.runner.collect(t_env=max(self.controller.t_env), mode=self.controller.explore_mode)
-        for session, episodes in zip(self.sessions, parted(rollout.episodes, n), strict=True):
-            session.take_in(episodes)
+        self.replay.add(rollout.episodes)
+        for session, length in zip(self.sessions, rollout.episodes.length.view(n, -1), strict=True):
+            session.count(length)
         self.meters.add({name: x.unflatten(0, (n, -1)) for name, x in rollout.stats.items()})
 
     def _t_env(self) -> list[int]:

@@ -19,7 +19,7 @@ from core import checkpoint, cli
 from core.config import ConfigError, Settings
 from core.schedule import EachSeed, Geometric, Held, Linear
 from core.specs import EpisodeBatch
-from many.acting import parted
+from many.batch import parted
 from many.loop import Together, refuse_unfit
 from many.rows import JointEnv
 from run import Session, build
