@@ -13,7 +13,7 @@ from envs.skirmish.engine.draw import beside
 from envs.skirmish.engine.spawn import line_up, sort_agents
 from envs.skirmish.maps import BattleMap
 from envs.skirmish.options import Options, complete
-from envs.skirmish.scene import SCRATCH_VECTORS, VECTORS, Rules, Setting, start_warp
+from envs.skirmish.scene import UNIT, Rules, Setting, start_warp
 from envs.skirmish.units import UnitKind
 
 NO_LIMIT = 1 << 30
@@ -26,9 +26,9 @@ _STAND, _MOVE, _ATTACK = (int(value) for value in (layout.STAND, layout.MOVE, la
 def settle(s: layout.Scene, b: layout.Battle):
     """Units that were created on top of each other find places side by side, as in our own SMACv2."""
     for u in range(s.n_units):
-        b.origin[0, u] = b.pos[0, u]
+        b.unit[0, u].origin = b.unit[0, u].pos
     for u in range(s.n_units):
-        b.pos[0, u] = beside(s, b, 0, u)
+        b.unit[0, u].pos = beside(s, b, 0, u)
     line_up(s, b, 0)
     sort_agents(s, b, 0)
 
@@ -48,8 +48,11 @@ class Arena:
         self.live: dict[str, np.ndarray] = {}
         for name, (shape, kind) in setting.arrays(1).items():
             self.live[name] = np.zeros(shape, dtype=kind)
-            dtype = wp.vec2 if name in (*VECTORS, *SCRATCH_VECTORS) else wp.dtype_from_numpy(self.live[name].dtype)
+            dtype = wp.dtype_from_numpy(self.live[name].dtype)
             setattr(self._battle, name, wp.array(self.live[name], dtype=dtype, device="cpu", copy=False))
+        units = np.zeros((1, len(self.kinds)), dtype=UNIT)
+        self._battle.unit = wp.array(units, dtype=layout.Unit, device="cpu", copy=False)
+        self.live |= {name: units[name] for name in UNIT.names or ()}
         self._no_action = wp.zeros((1, endless.n_agents), dtype=wp.int64, device="cpu")
         self._which = wp.ones(1, dtype=wp.uint8, device="cpu")
         self.live["rng"][0, 0] = np.random.SeedSequence(seed).generate_state(1).astype(np.int32)[0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import warp as wp
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from envs.skirmish import crew
@@ -18,8 +18,8 @@ from envs.skirmish.options import Options, complete
 from envs.skirmish.scene import (
     FLOATS,
     INTS,
-    SCRATCH_VECTORS,
     SPOTTING,
+    UNIT,
     VECTORS,
     Rules,
     Setting,
@@ -47,6 +47,8 @@ class Skirmish:
         self.map, self.n_envs, self.device = battle_map, n_envs, device
         self.options = complete(options, battle_map)
         self.setting = Setting(battle_map, self.options, rules or Rules())
+        units = battle_map.n_agents + battle_map.n_enemies
+        self._units = torch.zeros(n_envs, units, UNIT.itemsize // 4, device=device)
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
@@ -58,7 +60,7 @@ class Skirmish:
         shapes = self.setting.arrays(self.n_envs)
         live = {k: torch.zeros(v, dtype=getattr(torch, t), device=self.device) for k, (v, t) in shapes.items()}
         live["stale"].fill_(1)
-        return live
+        return live | unit_fields(self._units)
 
     # ------------------------------------------------------------ playing
 
@@ -175,10 +177,22 @@ class Skirmish:
         device = wp.device_from_torch(self.live["hp"].device)  # a tensor's device has its index
         announce_compilation(device)
         scene, battle = self.setting.scene(device), layout.Battle()
-        for name, tensor in self.live.items():
-            dtype = wp.vec2 if name in (*VECTORS, *SCRATCH_VECTORS) else None
-            setattr(battle, name, wp.from_torch(tensor, dtype=dtype, requires_grad=False))
+        for name in self.setting.arrays(self.n_envs):
+            setattr(battle, name, wp.from_torch(self.live[name], requires_grad=False))
+        shape, pointer = tuple(self._units.shape[:2]), self._units.data_ptr()
+        battle.unit = wp.array(ptr=pointer, dtype=layout.Unit, shape=shape, device=device)
         return device, (scene, battle, wp.from_torch(self._action), wp.from_torch(self._which))
+
+
+def unit_fields(units: Float[Tensor, "b u w"]) -> dict[str, Tensor]:
+    """The fields of the units' records [b, u, ...], on the same memory."""
+    fields = {}
+    for name in UNIT.names or ():
+        dtype, offset = UNIT.fields[name][:2]  # type: ignore[index]
+        base, shape = dtype.subdtype or (dtype, ())
+        words, at = units.view(getattr(torch, base.name)), offset // base.itemsize
+        fields[name] = words[..., at : at + shape[0]] if shape else words[..., at]
+    return fields
 
 
 def as_shown(tensor: Tensor) -> Tensor:

@@ -77,10 +77,11 @@ class Rules:
 
 _PLACING = ("spawn_turn", "spawn_clockwise")
 """Rules that are done with when the units' places are known."""
+UNIT: np.dtype[Any] = np.dtype(layout.Unit.numpy_dtype())  # type: ignore[attr-defined]
+"""A unit's record, whose fields stand beside the other arrays by their names."""
 FLOATS = ("hp", "shield", "energy", "cooldown", "quiet", "windup", "drive", "pending")
 INTS = ("kind", "pending_target", "order", "target", "side", "stuck")
 VECTORS = ("pos", "goal", "pending_at", "pending_way")
-SCRATCH_VECTORS = ("dest", "origin")
 SPOTTING = ("spotted", "spotter", "watch", "hidden")
 
 
@@ -94,15 +95,13 @@ class Setting:
     rules: Rules
 
     def arrays(self, n_envs: int) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and type of every array of ``layout.Battle``; those of ``VECTORS`` have a last axis of 2."""
+        """Shape and type of every array of ``layout.Battle`` but the units' records."""
         b, n = n_envs, self.map.n_agents
         u, size = n + self.map.n_enemies, sizes(self.map, self.options)
-        real: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*FLOATS, "pace")}
-        real |= {name: (b, u, 2) for name in (*VECTORS, *SCRATCH_VECTORS)}
-        real |= {"obs": (b, n, size.obs), "state": (b, size.state)}
+        real: dict[str, tuple[int, ...]] = {"obs": (b, n, size.obs), "state": (b, size.state)}
         real |= {name: (b,) for name in ("reward", "won", "dead_allies", "dead_enemies")}
-        whole: dict[str, tuple[int, ...]] = {name: (b, u) for name in (*INTS, "stance", "shot", "roll")}
-        whole |= {
+        whole: dict[str, tuple[int, ...]] = {
+            "roll": (b, u),
             "script": (b, n),
             "last": (b, n),
             "time": (b,),
@@ -121,12 +120,7 @@ class Setting:
             "terminated": (b,),
             "truncated": (b,),
         }
-        shapes = (
-            (real, "float32"),
-            ({"before": (b, u)}, "float64"),
-            (whole | {"fault": (1,)}, "int32"),
-            (flags, "uint8"),
-        )
+        shapes = ((real, "float32"), (whole | {"fault": (1,)}, "int32"), (flags, "uint8"))
         return {name: (shape, kind) for group, kind in shapes for name, shape in group.items()}
 
     def scene(self, device: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.layout import Battle, Scene
+from envs.skirmish.engine.layout import Battle, Scene, kind_of
 
 GOLDEN = wp.constant(math.pi * (3.0 - math.sqrt(5.0)))
 """Turned by this from one to the next, points fill a disc evenly."""
@@ -41,11 +41,13 @@ def draw_team(s: Scene, b: Battle, i: int, first: int, last: int, kinds: int, rn
     """
     again = bool(first < last)
     while again:
-        for u in range(first, last):
+        u = int(first)
+        while u < last:
             k = pick(s, wp.randf(rng))
-            b.kind[i, u] = kinds + k
+            b.unit[i, u].kind = kinds + k
             if s.excepted[k] == 0:
                 again = bool(False)
+            u += 1
 
 
 @no_type_check
@@ -54,8 +56,10 @@ def draw_teams(s: Scene, b: Battle, i: int, seed: int):
     """Agents of drawn types; the same for the enemies, and extra draws where they are more."""
     draw_team(s, b, i, 0, s.n_agents, 0, wp.rand_init(seed, 0))
     shared = wp.min(s.n_agents, s.n_units - s.n_agents)
-    for n in range(shared):
-        b.kind[i, s.n_agents + n] = s.n_types + b.kind[i, n]
+    n = int(0)
+    while n < shared:
+        b.unit[i, s.n_agents + n].kind = s.n_types + b.unit[i, n].kind
+        n += 1
     draw_team(s, b, i, s.n_agents + shared, s.n_units, s.n_types, wp.rand_init(seed, 1))
 
 
@@ -64,16 +68,18 @@ def draw_teams(s: Scene, b: Battle, i: int, seed: int):
 def draw_mirrored(s: Scene, b: Battle, i: int, rng: wp.uint32):
     """Agents anywhere in the left half, enemies where their mirror images are; extra enemies in the right half."""
     half = 0.5 * s.area[0]
-    for u in range(s.n_units):
+    u = int(0)
+    while u < s.n_units:
         x = wp.randf(rng)
         y = s.area[1] * wp.randf(rng)
         if u < s.n_agents:
-            b.pos[i, u] = wp.vec2((half - BUFFER) * x, y)
+            b.unit[i, u].pos = wp.vec2((half - BUFFER) * x, y)
         elif u < 2 * s.n_agents:
-            twin = b.pos[i, u - s.n_agents]
-            b.pos[i, u] = wp.vec2(s.area[0] - twin[0], twin[1])
+            twin = b.unit[i, u - s.n_agents].pos
+            b.unit[i, u].pos = wp.vec2(s.area[0] - twin[0], twin[1])
         else:
-            b.pos[i, u] = wp.vec2(half * (1.0 + x), y)
+            b.unit[i, u].pos = wp.vec2(half * (1.0 + x), y)
+        u += 1
 
 
 @no_type_check
@@ -94,23 +100,31 @@ def draw_surrounded(s: Scene, b: Battle, i: int, rng: wp.uint32):
 
     Each enemy falls into any group equally likely; groups are filled in the enemies' order.
     """
-    for u in range(s.n_agents):
-        b.pos[i, u] = 0.5 * s.area
+    u = int(0)
+    while u < s.n_agents:
+        b.unit[i, u].pos = 0.5 * s.area
+        u += 1
     n_groups = wp.randi(rng, 1, 5)
     sizes = wp.vec4i(0, 0, 0, 0)
-    for _u in range(s.n_agents, s.n_units):
+    _u = int(s.n_agents)
+    while _u < s.n_units:
         g = wp.randi(rng, 0, n_groups)
         sizes[g] = sizes[g] + 1
+        _u += 1
     diagonals = wp.vec4i(0, 1, 2, 3)
     u = int(s.n_agents)
-    for g in range(n_groups):
+    g = int(0)
+    while g < n_groups:
         other = wp.randi(rng, g, 4)
         diagonal = diagonals[other]
         diagonals[other] = diagonals[g]
         p = draw_group(s, diagonal, wp.randf(rng))
-        for _member in range(sizes[g]):
-            b.pos[i, u] = p
+        _member = int(0)
+        while _member < sizes[g]:
+            b.unit[i, u].pos = p
             u += 1
+            _member += 1
+        g += 1
 
 
 @no_type_check
@@ -118,8 +132,10 @@ def draw_surrounded(s: Scene, b: Battle, i: int, rng: wp.uint32):
 def draw_places(s: Scene, b: Battle, i: int, rng: wp.uint32):
     """Places by the kind of start that the row draws; the two points where none are drawn."""
     if s.reflected < 0.0:
-        for u in range(s.n_units):
-            b.pos[i, u] = s.spawn[wp.where(u < s.n_agents, 0, 1)]
+        u = int(0)
+        while u < s.n_units:
+            b.unit[i, u].pos = s.spawn[wp.where(u < s.n_agents, 0, 1)]
+            u += 1
     elif wp.randf(rng) < s.reflected:
         draw_mirrored(s, b, i, rng)
     else:
@@ -130,13 +146,15 @@ def draw_places(s: Scene, b: Battle, i: int, rng: wp.uint32):
 @wp.func
 def beside(s: Scene, b: Battle, i: int, u: int) -> wp.vec2:
     """A place for ``u`` round the point on which it and others were created, the first of them in the middle."""
-    p = b.origin[i, u]
-    legs = s.kind[b.kind[i, u]].legs
+    p = b.unit[i, u].origin
+    legs = kind_of(s, b, i, u).legs
     before = int(0)
-    for v in range(u):
-        if b.origin[i, v] == p and s.kind[b.kind[i, v]].legs == legs:
+    v = int(0)
+    while v < u:
+        if b.unit[i, v].origin == p and kind_of(s, b, i, v).legs == legs:
             before += 1
-    far = SPREAD * s.kind[b.kind[i, u]].separation * wp.sqrt(float(before))
+        v += 1
+    far = SPREAD * kind_of(s, b, i, u).separation * wp.sqrt(float(before))
     angle = GOLDEN * float(before)
     last = float(s.size) - EDGE
     return wp.vec2(
@@ -149,19 +167,21 @@ def beside(s: Scene, b: Battle, i: int, u: int) -> wp.vec2:
 @wp.func
 def sort_kinds(s: Scene, b: Battle, i: int):
     """Agents by type, in the order of StarCraft's type numbers (an insertion sort that keeps the order otherwise)."""
-    for n in range(1, s.n_agents):
+    n = int(1)
+    while n < s.n_agents:
         j = int(n)
         while j > 0:
-            k = b.kind[i, j]
-            p = b.pos[i, j]
-            if b.kind[i, j - 1] <= k:
+            k = b.unit[i, j].kind
+            p = b.unit[i, j].pos
+            if b.unit[i, j - 1].kind <= k:
                 j = int(0)
             else:
-                b.kind[i, j] = b.kind[i, j - 1]
-                b.pos[i, j] = b.pos[i, j - 1]
-                b.kind[i, j - 1] = k
-                b.pos[i, j - 1] = p
+                b.unit[i, j].kind = b.unit[i, j - 1].kind
+                b.unit[i, j].pos = b.unit[i, j - 1].pos
+                b.unit[i, j - 1].kind = k
+                b.unit[i, j - 1].pos = p
                 j -= 1
+        n += 1
 
 
 @no_type_check
@@ -170,8 +190,12 @@ def draw_battle(s: Scene, b: Battle, i: int, seed: int):
     """Kinds and places of all units."""
     draw_teams(s, b, i, seed)
     draw_places(s, b, i, wp.rand_init(seed, 2))
-    for u in range(s.n_units):
-        b.origin[i, u] = b.pos[i, u]
-    for u in range(s.n_units):
-        b.pos[i, u] = beside(s, b, i, u)
+    u = int(0)
+    while u < s.n_units:
+        b.unit[i, u].origin = b.unit[i, u].pos
+        u += 1
+    u = int(0)
+    while u < s.n_units:
+        b.unit[i, u].pos = beside(s, b, i, u)
+        u += 1
     sort_kinds(s, b, i)

@@ -6,7 +6,7 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.layout import FLIES, WALKS, Battle, Scene
+from envs.skirmish.engine.layout import FLIES, WALKS, Battle, Scene, kind_of
 
 
 @no_type_check
@@ -84,4 +84,4 @@ def distance(p: wp.vec2, q: wp.vec2) -> wp.float64:
 @wp.func
 def gap(s: Scene, b: Battle, i: int, u: int, v: int) -> float:
     """Distance from edge to edge."""
-    return wp.length(b.pos[i, u] - b.pos[i, v]) - s.kind[b.kind[i, u]].radius - s.kind[b.kind[i, v]].radius
+    return wp.length(b.unit[i, u].pos - b.unit[i, v].pos) - kind_of(s, b, i, u).radius - kind_of(s, b, i, v).radius

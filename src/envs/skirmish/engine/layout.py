@@ -178,31 +178,49 @@ class Scene:
 
 @no_type_check
 @wp.struct
+class Unit:
+    """One unit in its battle: its state, and the scratch of one step.
+
+    A record is two lines of a cache; what all ask about all others lies in the first.
+    """
+
+    before: wp.float64
+    """Health and shield at the beginning of the step; 0 of the dead."""
+    pos: wp.vec2
+    hp: float
+    kind: int
+    stance: int
+    target: int
+    stuck: int
+    order: int
+    side: int
+    windup: float
+    pace: float
+    shot: int
+    cooldown: float
+    drive: float
+    """Speed of a unit that has to gather it."""
+    dest: wp.vec2
+    origin: wp.vec2
+    goal: wp.vec2
+    shield: float
+    quiet: float
+    energy: float
+    pending: float
+    """Loops until an attack has its further effect (second blow, missile, beam); negative: there is none."""
+    pending_at: wp.vec2
+    """Where the target of a beam was."""
+    pending_way: wp.vec2
+    """From where to there, of length 1."""
+    pending_target: int
+
+
+@no_type_check
+@wp.struct
 class Battle:
     """What changes, one row per battle."""
 
-    kind: wp.array2d(dtype=wp.int32)
-    pos: wp.array2d(dtype=wp.vec2)
-    hp: wp.array2d(dtype=float)
-    shield: wp.array2d(dtype=float)
-    cooldown: wp.array2d(dtype=float)
-    quiet: wp.array2d(dtype=float)
-    windup: wp.array2d(dtype=float)
-    energy: wp.array2d(dtype=float)
-    drive: wp.array2d(dtype=float)
-    """Speed of a unit that has to gather it."""
-    pending: wp.array2d(dtype=float)
-    """Loops until an attack has its further effect (second blow, missile, beam); negative: there is none."""
-    pending_target: wp.array2d(dtype=wp.int32)
-    pending_at: wp.array2d(dtype=wp.vec2)
-    """Where the target of a beam was."""
-    pending_way: wp.array2d(dtype=wp.vec2)
-    """From where to there, of length 1."""
-    order: wp.array2d(dtype=wp.int32)
-    target: wp.array2d(dtype=wp.int32)
-    goal: wp.array2d(dtype=wp.vec2)
-    side: wp.array2d(dtype=wp.int32)
-    stuck: wp.array2d(dtype=wp.int32)
+    unit: wp.array2d(dtype=Unit)
     script: wp.array2d(dtype=wp.int32)
     last: wp.array2d(dtype=wp.int32)
     spotted: wp.array3d(dtype=wp.uint8)
@@ -219,13 +237,6 @@ class Battle:
     tally: wp.array2d(dtype=wp.int32)
     """How many battles were ended, won and cut by the time limit."""
     # scratch of one step
-    before: wp.array2d(dtype=wp.float64)
-    """Health and shield at the beginning of the step; 0 of the dead."""
-    stance: wp.array2d(dtype=wp.int32)
-    dest: wp.array2d(dtype=wp.vec2)
-    pace: wp.array2d(dtype=float)
-    origin: wp.array2d(dtype=wp.vec2)
-    shot: wp.array2d(dtype=wp.int32)
     roll: wp.array2d(dtype=wp.int32)
     """Those alive at the beginning of the step, in this step's order; ``present`` of them."""
     present: wp.array(dtype=wp.int32)
@@ -242,3 +253,60 @@ class Battle:
     won: wp.array(dtype=float)
     dead_allies: wp.array(dtype=float)
     dead_enemies: wp.array(dtype=float)
+
+
+# What follows tells the compiler what it cannot see. Warp counts negative indices from the end and lets arrays have
+# gaps, which costs more than the access itself. And of a loop over a ``range`` the compiler loses the step, as Warp
+# writes it, so loops are written with ``while`` here.
+
+
+@no_type_check
+@wp.func_native("__builtin_assume(k >= 0);")
+def assume_natural(k: int):
+    """``k`` is not negative."""
+    ...
+
+
+@no_type_check
+@wp.func_native("""
+    __builtin_assume(b.unit.strides[1] == (int)sizeof(*b.unit.data));
+    __builtin_assume(s.kind.strides[0] == (int)sizeof(*s.kind.data));
+    __builtin_assume(s.walk.strides[1] == 1);
+    __builtin_assume(b.roll.strides[1] == 4);
+    __builtin_assume(b.last.strides[1] == 4);
+    __builtin_assume(b.avail.strides[2] == 1);
+    __builtin_assume(b.visible.strides[2] == 1);
+    __builtin_assume(b.obs.strides[2] == 4);
+    __builtin_assume(b.state.strides[1] == 4);
+""")
+def assume_dense(s: Scene, b: Battle):
+    """The last axes of these arrays have no gaps."""
+    ...
+
+
+@no_type_check
+@wp.func
+def kind_of(s: Scene, b: Battle, i: int, u: int) -> Kind:
+    """The type of unit ``u``."""
+    k = b.unit[i, u].kind
+    assume_natural(k)
+    return s.kind[k]
+
+
+@no_type_check
+@wp.func
+def unit_at(b: Battle, i: int, place: int) -> int:
+    """The unit at ``place`` of the roll."""
+    u = b.roll[i, place]
+    assume_natural(u)
+    return u
+
+
+@no_type_check
+@wp.func
+def row_of(s: Scene, b: Battle, first: int, thread: int) -> int:
+    """The row that a thread plays."""
+    i = first + thread
+    assume_natural(i)
+    assume_dense(s, b)
+    return i

@@ -8,7 +8,7 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.ground import slide, waypoint
-from envs.skirmish.engine.layout import FIGHTING, WALKING, WALKS, Battle, Scene
+from envs.skirmish.engine.layout import FIGHTING, WALKING, WALKS, Battle, Scene, kind_of, unit_at
 
 PI = wp.constant(math.pi)
 COS_TURN = wp.constant(math.cos(math.pi / 6))
@@ -19,14 +19,14 @@ SIN_TURN = wp.constant(math.sin(math.pi / 6))
 @wp.func
 def blocks(s: Scene, b: Battle, i: int, u: int, v: int) -> bool:
     """Whether walker ``u`` goes round ``v``: a fighter, an opponent, somebody stuck. Idle mates are pushed aside."""
-    if b.hp[i, v] <= 0.0 or v == b.target[i, u]:
+    if b.unit[i, v].hp <= 0.0 or v == b.unit[i, u].target:
         return False
-    if s.kind[b.kind[i, v]].legs != s.kind[b.kind[i, u]].legs:
+    if kind_of(s, b, i, v).legs != kind_of(s, b, i, u).legs:
         return False
-    if b.stance[i, v] == WALKING:
-        return b.stuck[i, v] > 0
+    if b.unit[i, v].stance == WALKING:
+        return b.unit[i, v].stuck > 0
     same = (u < s.n_agents) == (v < s.n_agents)
-    return not same or b.stance[i, v] == FIGHTING
+    return not same or b.unit[i, v].stance == FIGHTING
 
 
 @no_type_check
@@ -35,10 +35,12 @@ def headings_into(direction: wp.vec2, n: wp.vec2, into: float) -> int:
     """Bit k: ``direction``, turned left by k times 30 degrees, has a component of more than ``into`` along ``n``."""
     mask = int(0)
     d = direction
-    for k in range(12):
+    k = int(0)
+    while k < 12:
         if wp.dot(d, n) > into:
             mask = mask | (1 << k)
         d = wp.vec2(COS_TURN * d[0] - SIN_TURN * d[1], SIN_TURN * d[0] + COS_TURN * d[1])
+        k += 1
     return mask
 
 
@@ -46,8 +48,8 @@ def headings_into(direction: wp.vec2, n: wp.vec2, into: float) -> int:
 @wp.func
 def blocked_by(s: Scene, b: Battle, i: int, u: int, v: int, direction: wp.vec2) -> int:
     """The headings (see ``blocked_headings``) in which ``u`` walks into ``v``, if ``v`` stands in contact."""
-    n = b.pos[i, v] - b.pos[i, u]
-    room = s.kind[b.kind[i, u]].separation + s.kind[b.kind[i, v]].separation + 0.1
+    n = b.unit[i, v].pos - b.unit[i, u].pos
+    room = kind_of(s, b, i, u).separation + kind_of(s, b, i, v).separation + 0.1
     far = wp.dot(n, n)
     if far < room * room and far > 1.0e-8:
         if blocks(s, b, i, u, v):
@@ -60,9 +62,11 @@ def blocked_by(s: Scene, b: Battle, i: int, u: int, v: int, direction: wp.vec2) 
 def blocked_headings(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) -> int:
     """Bit k: ``direction``, turned left by k times 30 degrees, leads into somebody who stands in contact."""
     mask = int(0)
-    for v in range(s.n_units):
+    v = int(0)
+    while v < s.n_units:
         if v != u:
             mask = mask | blocked_by(s, b, i, u, v, direction)
+        v += 1
     return mask
 
 
@@ -70,9 +74,11 @@ def blocked_headings(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2) ->
 @wp.func
 def first_free(mask: int, side: int) -> int:
     """The smallest turn to ``side`` (1 left, -1 right) that is free: 1 to 5 times 30 degrees, or 6 for none."""
-    for k in range(1, 6):
+    k = int(1)
+    while k < 6:
         if (mask & (1 << ((12 + side * k) % 12))) == 0:
             return k
+        k += 1
     return 6
 
 
@@ -84,10 +90,10 @@ def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2, rng: wp.uint3
     ``side`` is remembered (its size counts the loops until it is forgotten), lest a walker sways in front of a gap.
     """
     mask = blocked_headings(s, b, i, u, direction)
-    memory = b.side[i, u]
+    memory = b.unit[i, u].side
     side = wp.where(memory > 0, 1, wp.where(memory < 0, -1, 0))
     if (mask & 1) == 0:
-        b.side[i, u] = memory - side
+        b.unit[i, u].side = memory - side
         return direction
     if side == 0:
         left = first_free(mask, 1)
@@ -97,7 +103,7 @@ def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2, rng: wp.uint3
     if turn == 6:
         side = -side
         turn = first_free(mask, side)
-    b.side[i, u] = side * s.side_memory
+    b.unit[i, u].side = side * s.side_memory
     if turn == 6:
         return wp.vec2(0.0, 0.0)
     angle = float(side * turn) * (PI / 6.0)
@@ -110,16 +116,16 @@ def steer(s: Scene, b: Battle, i: int, u: int, direction: wp.vec2, rng: wp.uint3
 @wp.func
 def advance(s: Scene, b: Battle, i: int, u: int, rng: wp.uint32) -> wp.vec2:
     """Walks one loop's step: round corners by the map's ways, round standing units by steering, along walls."""
-    p = b.pos[i, u]
-    legs = s.kind[b.kind[i, u]].legs
-    goal = b.dest[i, u]
+    p = b.unit[i, u].pos
+    legs = kind_of(s, b, i, u).legs
+    goal = b.unit[i, u].dest
     if legs == WALKS and s.routed > 0:
         goal = waypoint(s, p, goal)
     heading = goal - p
     far = wp.length(heading)
     if far < 1.0e-6:
         return p
-    step = wp.min(b.pace[i, u], far) * steer(s, b, i, u, heading / far, rng)
+    step = wp.min(b.unit[i, u].pace, far) * steer(s, b, i, u, heading / far, rng)
     pace = wp.length(step)
     if pace <= 0.0:
         return p
@@ -134,9 +140,9 @@ def advance(s: Scene, b: Battle, i: int, u: int, rng: wp.uint32) -> wp.vec2:
 @wp.func
 def weight(s: Scene, b: Battle, i: int, u: int) -> float:
     """How readily a unit is pushed; structures are not."""
-    if s.kind[b.kind[i, u]].speed <= 0.0:
+    if kind_of(s, b, i, u).speed <= 0.0:
         return 0.0
-    stance = b.stance[i, u]
+    stance = b.unit[i, u].stance
     if stance == WALKING:
         return 1.0
     if stance == FIGHTING:
@@ -148,12 +154,12 @@ def weight(s: Scene, b: Battle, i: int, u: int) -> float:
 @wp.func
 def push_apart(s: Scene, b: Battle, i: int, u: int, v: int):
     """Pushes two units apart, if they overlap: walkers more than standers, nobody into walls."""
-    k = b.kind[i, u]
-    w = b.kind[i, v]
-    room = s.kind[k].separation + s.kind[w].separation
-    n = b.pos[i, v] - b.pos[i, u]
+    k = kind_of(s, b, i, u)
+    w = kind_of(s, b, i, v)
+    room = k.separation + w.separation
+    n = b.unit[i, v].pos - b.unit[i, u].pos
     far = wp.dot(n, n)
-    if far < room * room and s.kind[k].legs == s.kind[w].legs:
+    if far < room * room and k.legs == w.legs:
         far = wp.sqrt(far)
         if far > 1.0e-4:
             n = n / far
@@ -162,27 +168,31 @@ def push_apart(s: Scene, b: Battle, i: int, u: int, v: int):
         wu = weight(s, b, i, u)
         share = wu / wp.max(wu + weight(s, b, i, v), 1.0e-6)
         push = room - far
-        b.pos[i, u] = slide(s, s.kind[k].legs, b.pos[i, u], -(push * share) * n)
-        b.pos[i, v] = slide(s, s.kind[w].legs, b.pos[i, v], (push * (1.0 - share)) * n)
+        b.unit[i, u].pos = slide(s, k.legs, b.unit[i, u].pos, -(push * share) * n)
+        b.unit[i, v].pos = slide(s, w.legs, b.unit[i, v].pos, (push * (1.0 - share)) * n)
 
 
 @no_type_check
 @wp.func
 def push_others(s: Scene, b: Battle, i: int, place: int):
     """Pushes the unit at ``place`` of the roll and the living units after it apart."""
-    u = b.roll[i, place]
-    for later in range(place + 1, b.present[i]):
-        v = b.roll[i, later]
-        n = b.pos[i, v] - b.pos[i, u]
+    u = unit_at(b, i, place)
+    later = int(place + 1)
+    while later < b.present[i]:
+        v = unit_at(b, i, later)
+        n = b.unit[i, v].pos - b.unit[i, u].pos
         if wp.dot(n, n) < s.widest:
-            if b.hp[i, v] > 0.0:
+            if b.unit[i, v].hp > 0.0:
                 push_apart(s, b, i, u, v)
+        later += 1
 
 
 @no_type_check
 @wp.func
 def separate(s: Scene, b: Battle, i: int):
     """Pushes overlapping units apart, pair by pair."""
-    for place in range(b.present[i]):
-        if b.hp[i, b.roll[i, place]] > 0.0:
+    place = int(0)
+    while place < b.present[i]:
+        if b.unit[i, unit_at(b, i, place)].hp > 0.0:
             push_others(s, b, i, place)
+        place += 1

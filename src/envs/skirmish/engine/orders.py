@@ -8,7 +8,7 @@ import warp as wp
 
 from envs.skirmish.engine.combat import can_hit, needs_healing
 from envs.skirmish.engine.ground import distance
-from envs.skirmish.engine.layout import ATTACK, MOVE, NEVER, STAND, Battle, Scene
+from envs.skirmish.engine.layout import ATTACK, MOVE, NEVER, STAND, Battle, Scene, kind_of
 
 
 @no_type_check
@@ -22,17 +22,17 @@ def order_move(s: Scene, b: Battle, i: int, n: int, action: int):
         step = wp.vec2(s.move_amount, 0.0)
     elif action == 5:
         step = wp.vec2(-s.move_amount, 0.0)
-    b.goal[i, n] = b.pos[i, n] + step
-    b.order[i, n] = MOVE
-    b.target[i, n] = -1
-    b.windup[i, n] = -1.0
+    b.unit[i, n].goal = b.unit[i, n].pos + step
+    b.unit[i, n].order = MOVE
+    b.unit[i, n].target = -1
+    b.unit[i, n].windup = -1.0
 
 
 @no_type_check
 @wp.func
 def is_healer(s: Scene, b: Battle, i: int, u: int) -> bool:
     """Whether a unit heals and does not fight."""
-    return s.kind[b.kind[i, u]].healing > 0.0
+    return kind_of(s, b, i, u).healing > 0.0
 
 
 @no_type_check
@@ -44,10 +44,10 @@ def order_target(s: Scene, b: Battle, i: int, n: int, target: int):
             return
     elif not can_hit(s, b, i, n, target):
         return
-    if b.target[i, n] != target:
-        b.windup[i, n] = -1.0
-    b.target[i, n] = target
-    b.order[i, n] = ATTACK
+    if b.unit[i, n].target != target:
+        b.unit[i, n].windup = -1.0
+    b.unit[i, n].target = target
+    b.unit[i, n].order = ATTACK
 
 
 @no_type_check
@@ -61,7 +61,7 @@ def target_of(s: Scene, b: Battle, i: int, n: int, action: int) -> int:
 @wp.func
 def in_range(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
     """Whether agent ``n`` is offered an attack on ``v``, as far as the distance goes."""
-    return distance(b.pos[i, n], b.pos[i, v]) <= wp.float64(s.kind[b.kind[i, n]].shoot)
+    return distance(b.unit[i, n].pos, b.unit[i, v].pos) <= wp.float64(kind_of(s, b, i, n).shoot)
 
 
 @no_type_check
@@ -75,9 +75,9 @@ def obey(s: Scene, b: Battle, i: int, n: int, action: int):
     elif action >= 2:
         order_move(s, b, i, n, action)
     elif action == 1:
-        b.target[i, n] = -1
-        b.order[i, n] = STAND
-        b.windup[i, n] = -1.0
+        b.unit[i, n].target = -1
+        b.unit[i, n].order = STAND
+        b.unit[i, n].windup = -1.0
 
 
 @no_type_check
@@ -90,7 +90,7 @@ def is_wanted(s: Scene, b: Battle, i: int, n: int, v: int) -> bool:
     """
     if is_healer(s, b, i, n):
         return v < s.n_agents and not is_healer(s, b, i, v) and needs_healing(s, b, i, v)
-    return v >= s.n_agents and b.hp[i, v] > 0.0
+    return v >= s.n_agents and b.unit[i, v].hp > 0.0
 
 
 @no_type_check
@@ -99,12 +99,14 @@ def nearest_wanted(s: Scene, b: Battle, i: int, n: int) -> int:
     """The unit nearest to agent ``n`` by centres that its script may choose, or -1."""
     best = int(-1)
     least = wp.float64(NEVER)
-    for v in range(s.n_units):
+    v = int(0)
+    while v < s.n_units:
         if is_wanted(s, b, i, n, v):
-            d = distance(b.pos[i, n], b.pos[i, v])
+            d = distance(b.unit[i, n].pos, b.unit[i, v].pos)
             if d < least:
                 least = d
                 best = v
+        v += 1
     return best
 
 
@@ -126,7 +128,7 @@ def scripted_action(s: Scene, b: Battle, i: int, n: int) -> int:
 
     0 where there is nothing to do, which leaves the last order as it is.
     """
-    if b.hp[i, n] <= 0.0:
+    if b.unit[i, n].hp <= 0.0:
         return 0
     target = b.script[i, n]
     if target >= 0:
@@ -139,5 +141,5 @@ def scripted_action(s: Scene, b: Battle, i: int, n: int) -> int:
         return 0
     action = 6 + target - wp.where(is_healer(s, b, i, n), 0, s.n_agents)
     if s.scripted_legal > 0 and b.avail[i, n, action] == wp.uint8(0):
-        action = towards(b.pos[i, n], b.pos[i, target])
+        action = towards(b.unit[i, n].pos, b.unit[i, target].pos)
     return action

@@ -6,16 +6,16 @@ from typing import no_type_check
 
 import warp as wp
 
-from envs.skirmish.engine.layout import Battle, Scene
+from envs.skirmish.engine.layout import Battle, Scene, kind_of
 
 
 @no_type_check
 @wp.func
 def vigour(b: Battle, i: int, u: int) -> wp.float64:
     """Health and shield; 0 of the dead."""
-    if b.hp[i, u] <= 0.0:
+    if b.unit[i, u].hp <= 0.0:
         return wp.float64(0.0)
-    return wp.float64(b.hp[i, u]) + wp.float64(b.shield[i, u])
+    return wp.float64(b.unit[i, u].hp) + wp.float64(b.unit[i, u].shield)
 
 
 @no_type_check
@@ -23,10 +23,12 @@ def vigour(b: Battle, i: int, u: int) -> wp.float64:
 def fighters(s: Scene, b: Battle, i: int, first: int, last: int) -> int:
     """The living units of a team that keep it in the battle; healers alone do not, where ``medics`` says so."""
     count = int(0)
-    for u in range(first, last):
-        if b.hp[i, u] > 0.0:
-            if s.medics == 0 or s.kind[b.kind[i, u]].healing <= 0.0:
+    u = int(first)
+    while u < last:
+        if b.unit[i, u].hp > 0.0:
+            if s.medics == 0 or kind_of(s, b, i, u).healing <= 0.0:
                 count += 1
+        u += 1
     return count
 
 
@@ -66,10 +68,11 @@ def score(s: Scene, b: Battle, i: int):
     suffered = wp.float64(0.0)
     allies = int(0)
     enemies = int(0)
-    for u in range(s.n_units):
-        alive = b.hp[i, u] > 0.0
-        loss = b.before[i, u] - vigour(b, i, u)
-        if b.before[i, u] > wp.float64(0.0) and not alive:
+    u = int(0)
+    while u < s.n_units:
+        alive = b.unit[i, u].hp > 0.0
+        loss = b.unit[i, u].before - vigour(b, i, u)
+        if b.unit[i, u].before > wp.float64(0.0) and not alive:
             loss = loss + s.death_value
         if u < s.n_agents:
             allies += wp.where(alive, 1, 0)
@@ -77,6 +80,7 @@ def score(s: Scene, b: Battle, i: int):
         else:
             enemies += wp.where(alive, 1, 0)
             inflicted += loss
+        u += 1
     b.dead_allies[i] = float(s.n_agents - allies)
     b.dead_enemies[i] = float(s.n_units - s.n_agents - enemies)
     result = verdict(s, b, i, enemies)

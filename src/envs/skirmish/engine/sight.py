@@ -11,7 +11,7 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.ground import can_stand, distance, inside
-from envs.skirmish.engine.layout import DROP, FULL, Battle, Scene
+from envs.skirmish.engine.layout import DROP, FULL, Battle, Scene, kind_of
 from envs.skirmish.engine.orders import in_range, is_healer
 from envs.skirmish.engine.spotting import is_hidden
 
@@ -39,7 +39,7 @@ def target_in(s: Scene, b: Battle, i: int, n: int, k: int) -> int:
     if k >= wp.where(healer, s.n_agents, s.n_units - s.n_agents):
         return -1
     v = k + wp.where(healer, 0, s.n_agents)
-    if b.hp[i, v] <= 0.0 or (healer and is_healer(s, b, i, v)):
+    if b.unit[i, v].hp <= 0.0 or (healer and is_healer(s, b, i, v)):
         return -1
     return v
 
@@ -56,21 +56,25 @@ def can_target(s: Scene, b: Battle, i: int, n: int, k: int) -> bool:
 @wp.func
 def show_targets(s: Scene, b: Battle, i: int, n: int):
     """Whom agent ``n`` may attack or heal; without ``action_mask`` those out of range too."""
-    for k in range(s.n_actions - 6):
+    k = int(0)
+    while k < s.n_actions - 6:
         if can_target(s, b, i, n, k) or (s.action_mask == 0 and target_in(s, b, i, n, k) >= 0):
             b.avail[i, n, 6 + k] = wp.uint8(1)
+        k += 1
 
 
 @no_type_check
 @wp.func
 def show_actions(s: Scene, b: Battle, i: int, n: int):
     """The mask of agent ``n``."""
-    for a in range(s.n_actions):
+    a = int(0)
+    while a < s.n_actions:
         b.avail[i, n, a] = wp.uint8(0)
-    if b.hp[i, n] <= 0.0:
+        a += 1
+    if b.unit[i, n].hp <= 0.0:
         b.avail[i, n, 0] = wp.uint8(1)
         return
-    p = b.pos[i, n]
+    p = b.unit[i, n].pos
     b.avail[i, n, 1] = wp.uint8(1)
     b.avail[i, n, 2] = can_walk(s, p, 0, 1)
     b.avail[i, n, 3] = can_walk(s, p, 0, -1)
@@ -86,18 +90,20 @@ def show_actions(s: Scene, b: Battle, i: int, n: int):
 @wp.func
 def sees(s: Scene, b: Battle, i: int, n: int, u: int) -> bool:
     """Whether unit ``u`` is alive and within the sight of agent ``n``, or nothing is out of sight."""
-    near = distance(b.pos[i, n], b.pos[i, u]) < wp.float64(s.kind[b.kind[i, n]].sight)
-    return b.hp[i, u] > 0.0 and (near or s.fully_observable > 0)
+    near = distance(b.unit[i, n].pos, b.unit[i, u].pos) < wp.float64(kind_of(s, b, i, n).sight)
+    return b.unit[i, u].hp > 0.0 and (near or s.fully_observable > 0)
 
 
 @no_type_check
 @wp.func
 def show_visible(s: Scene, b: Battle, i: int, n: int):
     """Which other agents the living agent ``n`` sees."""
-    for v in range(s.n_agents):
+    v = int(0)
+    while v < s.n_agents:
         b.visible[i, n, v] = wp.uint8(0)
-        if v != n and b.hp[i, n] > 0.0 and sees(s, b, i, n, v):
+        if v != n and b.unit[i, n].hp > 0.0 and sees(s, b, i, n, v):
             b.visible[i, n, v] = wp.uint8(1)
+        v += 1
 
 
 @no_type_check
@@ -111,8 +117,8 @@ def pathing(s: Scene, x: int, y: int) -> float:
 @wp.func
 def show_ground(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
     """The eight probes of ``obs_pathing_grid``; returns the place after them, as all that follow."""
-    x = int(b.pos[i, n][0])
-    y = int(b.pos[i, n][1])
+    x = int(b.unit[i, n].pos[0])
+    y = int(b.unit[i, n].pos[1])
     m = int(s.move_amount)
     b.obs[i, n, at] = pathing(s, x, y + 2 * m)
     b.obs[i, n, at + 1] = pathing(s, x, y - 2 * m)
@@ -129,9 +135,9 @@ def show_ground(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
 @wp.func
 def show_place(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: float) -> int:
     """``first``, and how far and where unit ``u`` is from agent ``n``, in sight ranges."""
-    p = b.pos[i, n]
-    q = b.pos[i, u]
-    sight = wp.float64(s.kind[b.kind[i, n]].sight)
+    p = b.unit[i, n].pos
+    q = b.unit[i, u].pos
+    sight = wp.float64(kind_of(s, b, i, n).sight)
     b.obs[i, n, at] = first
     b.obs[i, n, at + 1] = float(distance(p, q) / sight)
     b.obs[i, n, at + 2] = float((wp.float64(q[0]) - wp.float64(p[0])) / sight)
@@ -143,17 +149,17 @@ def show_place(s: Scene, b: Battle, i: int, n: int, u: int, at: int, first: floa
 @wp.func
 def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int, shielded: int) -> int:
     """Health, shield, place (only its own) and type of unit ``u`` in the observation of agent ``n``."""
-    k = s.kind[b.kind[i, u]]
+    k = kind_of(s, b, i, u)
     j = at
     if health > 0:
-        b.obs[i, n, j] = b.hp[i, u] / k.hp
+        b.obs[i, n, j] = b.unit[i, u].hp / k.hp
         j += 1
         if shielded > 0:
-            b.obs[i, n, j] = b.shield[i, u] / k.shield
+            b.obs[i, n, j] = b.unit[i, u].shield / k.shield
             j += 1
     if u == n and s.obs_own_pos > 0:
-        b.obs[i, n, j] = b.pos[i, n][0] / float(s.size)
-        b.obs[i, n, j + 1] = b.pos[i, n][1] / float(s.size)
+        b.obs[i, n, j] = b.unit[i, n].pos[0] / float(s.size)
+        b.obs[i, n, j + 1] = b.unit[i, n].pos[1] / float(s.size)
         j += 2
     if s.bits > 0 and (u == n or u >= s.n_agents or s.obs_mate_types > 0):
         b.obs[i, n, j + k.code] = 1.0
@@ -165,12 +171,14 @@ def show_body(s: Scene, b: Battle, i: int, n: int, u: int, at: int, health: int,
 def show_enemies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
     """What agent ``n`` sees of the enemies."""
     width = 4 + s.bits + s.obs_all_health * (1 + s.enemy_shield)
-    for e in range(s.n_units - s.n_agents):
+    e = int(0)
+    while e < s.n_units - s.n_agents:
         u = s.n_agents + e
         if sees(s, b, i, n, u) and not is_hidden(s, b, i, n, e):
             first = wp.where(can_target(s, b, i, n, e), 1.0, 0.0)
             j = show_place(s, b, i, n, u, at + e * width, first)
             show_body(s, b, i, n, u, j, s.obs_all_health, s.enemy_shield)
+        e += 1
     return at + (s.n_units - s.n_agents) * width
 
 
@@ -181,13 +189,15 @@ def show_allies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
     if s.obs_allies == DROP:
         return at
     width = 4 + s.bits + s.obs_all_health * (1 + s.ally_shield) + s.obs_last_action * s.n_actions
-    for u in range(s.n_agents):
+    u = int(0)
+    while u < s.n_agents:
         if s.obs_allies == FULL and b.visible[i, n, u] > wp.uint8(0):
             j = at + wp.where(u > n, u - 1, u) * width
             j = show_place(s, b, i, n, u, j, 1.0)
             j = show_body(s, b, i, n, u, j, s.obs_all_health, s.ally_shield)
             if s.obs_last_action > 0 and b.last[i, u] >= 0:
                 b.obs[i, n, j + b.last[i, u]] = 1.0
+        u += 1
     return at + (s.n_agents - 1) * width
 
 
@@ -195,14 +205,18 @@ def show_allies(s: Scene, b: Battle, i: int, n: int, at: int) -> int:
 @wp.func
 def show_obs(s: Scene, b: Battle, i: int, n: int, length: int):
     """The observation of agent ``n``; zeros for the dead (but for the time, as upstream)."""
-    for j in range(length):
+    j = int(0)
+    while j < length:
         b.obs[i, n, j] = 0.0
+        j += 1
     if s.obs_time > 0:  # SMAC reserves one more place, which stays zero
         b.obs[i, n, length - 1] = float(b.time[i]) / float(s.limit)
-    if b.hp[i, n] <= 0.0:
+    if b.unit[i, n].hp <= 0.0:
         return
-    for a in range(4):
+    a = int(0)
+    while a < 4:
         b.obs[i, n, a] = float(b.avail[i, n, 2 + a])
+        a += 1
     at = int(4)
     if s.obs_pathing > 0:
         at = show_ground(s, b, i, n, at)
@@ -218,22 +232,24 @@ def show_obs(s: Scene, b: Battle, i: int, n: int, length: int):
 @wp.func
 def show_unit(s: Scene, b: Battle, i: int, u: int, at: int) -> int:
     """One unit's block of the state; returns the place after it. Only allies show their cooldown."""
-    k = s.kind[b.kind[i, u]]
+    k = kind_of(s, b, i, u)
     shielded = s.enemy_shield
     j = at + 1
     if u < s.n_agents:
         shielded = s.ally_shield
         j += 1
     width = j - at + 2 + shielded + s.bits
-    if b.hp[i, u] > 0.0:
-        b.state[i, at] = b.hp[i, u] / k.hp
+    if b.unit[i, u].hp > 0.0:
+        b.state[i, at] = b.unit[i, u].hp / k.hp
         if u < s.n_agents:
-            b.state[i, at + 1] = wp.where(k.healing > 0.0, b.energy[i, u], b.cooldown[i, u]) / k.cooldown_scale
+            b.state[i, at + 1] = (
+                wp.where(k.healing > 0.0, b.unit[i, u].energy, b.unit[i, u].cooldown) / k.cooldown_scale
+            )
         half = 0.5 * float(s.size)
-        b.state[i, j] = (b.pos[i, u][0] - half) / float(s.size)
-        b.state[i, j + 1] = (b.pos[i, u][1] - half) / float(s.size)
+        b.state[i, j] = (b.unit[i, u].pos[0] - half) / float(s.size)
+        b.state[i, j + 1] = (b.unit[i, u].pos[1] - half) / float(s.size)
         if shielded > 0:
-            b.state[i, j + 2] = b.shield[i, u] / k.shield
+            b.state[i, j + 2] = b.unit[i, u].shield / k.shield
         if s.bits > 0:
             b.state[i, at + width - s.bits + k.code] = 1.0
     return at + width
@@ -243,21 +259,31 @@ def show_unit(s: Scene, b: Battle, i: int, u: int, at: int) -> int:
 @wp.func
 def show_state(s: Scene, b: Battle, i: int, length: int, obs_length: int):
     """The global state."""
-    for j in range(length):
+    j = int(0)
+    while j < length:
         b.state[i, j] = 0.0
+        j += 1
     at = int(0)
     if s.state_is_obs > 0:
-        for n in range(s.n_agents):
-            for j in range(obs_length):
+        n = int(0)
+        while n < s.n_agents:
+            j = int(0)
+            while j < obs_length:
                 b.state[i, at] = b.obs[i, n, j]
                 at += 1
+                j += 1
+            n += 1
         return
-    for u in range(s.n_units):
+    u = int(0)
+    while u < s.n_units:
         at = show_unit(s, b, i, u, at)
+        u += 1
     if s.state_last_action > 0:
-        for n in range(s.n_agents):
+        n = int(0)
+        while n < s.n_agents:
             if b.last[i, n] >= 0:
                 b.state[i, at + b.last[i, n]] = 1.0
             at += s.n_actions
+            n += 1
     if s.state_time > 0:
         b.state[i, at] = float(b.time[i]) / float(s.limit)

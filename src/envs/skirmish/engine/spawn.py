@@ -9,7 +9,7 @@ import warp as wp
 from envs.skirmish.engine.combat import is_led
 from envs.skirmish.engine.draw import draw_battle
 from envs.skirmish.engine.ground import slide
-from envs.skirmish.engine.layout import IDLE, MOVE, STAND, Battle, Scene
+from envs.skirmish.engine.layout import IDLE, MOVE, STAND, Battle, Scene, kind_of
 from envs.skirmish.engine.motion import push_apart
 
 ROUNDS = wp.constant(32)
@@ -20,18 +20,20 @@ ROUNDS = wp.constant(32)
 @wp.func
 def sort_agents(s: Scene, b: Battle, i: int):
     """Agents of one type are numbered by x, then y (an insertion sort of their places)."""
-    for n in range(1, s.n_agents):
+    n = int(1)
+    while n < s.n_agents:
         j = int(n)
         while j > 0:
-            p = b.pos[i, j - 1]
-            q = b.pos[i, j]
+            p = b.unit[i, j - 1].pos
+            q = b.unit[i, j].pos
             ordered = p[0] < q[0] or (p[0] == q[0] and p[1] <= q[1])
-            if b.kind[i, j - 1] != b.kind[i, j] or ordered:
+            if b.unit[i, j - 1].kind != b.unit[i, j].kind or ordered:
                 j = int(0)
             else:
-                b.pos[i, j - 1] = q
-                b.pos[i, j] = p
+                b.unit[i, j - 1].pos = q
+                b.unit[i, j].pos = p
                 j -= 1
+        n += 1
 
 
 @no_type_check
@@ -41,12 +43,20 @@ def line_up(s: Scene, b: Battle, i: int):
 
     Pairs come in the units' order, so that mirrored teams stay mirrored.
     """
-    for u in range(s.n_units):
-        b.stance[i, u] = IDLE
-    for _round in range(ROUNDS):
-        for u in range(s.n_units):
-            for v in range(u + 1, s.n_units):
+    u = int(0)
+    while u < s.n_units:
+        b.unit[i, u].stance = IDLE
+        u += 1
+    _round = int(0)
+    while _round < ROUNDS:
+        u = int(0)
+        while u < s.n_units:
+            v = int(u + 1)
+            while v < s.n_units:
                 push_apart(s, b, i, u, v)
+                v += 1
+            u += 1
+        _round += 1
 
 
 @no_type_check
@@ -58,32 +68,36 @@ def begin(s: Scene, b: Battle, i: int, rng: wp.uint32):
     goal = s.order_from + share * (s.order_to - s.order_from)
     if s.drawn > 0:
         draw_battle(s, b, i, wp.randi(rng))
-    for u in range(s.n_units):
+    u = int(0)
+    while u < s.n_units:
         dx = r * (2.0 * wp.randf(rng) - 1.0)
         dy = r * (2.0 * wp.randf(rng) - 1.0)
         if s.drawn == 0:
-            b.kind[i, u] = s.team[u]
-            b.pos[i, u] = slide(s, s.kind[s.team[u]].legs, s.spawn[u], wp.vec2(dx, dy))
-        k = b.kind[i, u]
-        b.hp[i, u] = s.kind[k].hp
-        b.shield[i, u] = s.kind[k].shield
-        b.energy[i, u] = s.kind[k].energy
-        b.cooldown[i, u] = 0.0
-        b.quiet[i, u] = s.shield_delay
-        b.windup[i, u] = -1.0
-        b.drive[i, u] = 0.0
-        b.pending[i, u] = -1.0
-        b.pending_target[i, u] = -1
-        b.side[i, u] = 0
-        b.stuck[i, u] = 0
-        b.target[i, u] = -1
-        b.goal[i, u] = goal
-        b.order[i, u] = STAND
+            b.unit[i, u].kind = s.team[u]
+            b.unit[i, u].pos = slide(s, s.kind[s.team[u]].legs, s.spawn[u], wp.vec2(dx, dy))
+        k = kind_of(s, b, i, u)
+        b.unit[i, u].hp = k.hp
+        b.unit[i, u].shield = k.shield
+        b.unit[i, u].energy = k.energy
+        b.unit[i, u].cooldown = 0.0
+        b.unit[i, u].quiet = s.shield_delay
+        b.unit[i, u].windup = -1.0
+        b.unit[i, u].drive = 0.0
+        b.unit[i, u].pending = -1.0
+        b.unit[i, u].pending_target = -1
+        b.unit[i, u].side = 0
+        b.unit[i, u].stuck = 0
+        b.unit[i, u].target = -1
+        b.unit[i, u].goal = goal
+        b.unit[i, u].order = STAND
         if is_led(s, u) and s.has_order > 0:
-            b.order[i, u] = MOVE
-    for n in range(s.n_agents):
+            b.unit[i, u].order = MOVE
+        u += 1
+    n = int(0)
+    while n < s.n_agents:
         b.script[i, n] = -1
         b.last[i, n] = -1
+        n += 1
     if s.drawn > 0:
         line_up(s, b, i)
     sort_agents(s, b, i)

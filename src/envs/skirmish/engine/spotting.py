@@ -11,7 +11,7 @@ from typing import no_type_check
 import warp as wp
 
 from envs.skirmish.engine.ground import distance
-from envs.skirmish.engine.layout import Battle, Scene
+from envs.skirmish.engine.layout import Battle, Scene, kind_of
 
 
 @no_type_check
@@ -19,21 +19,25 @@ from envs.skirmish.engine.layout import Battle, Scene
 def lose(s: Scene, b: Battle, i: int, e: int):
     """Nobody has spotted enemy ``e`` any more."""
     b.spotter[i, e] = -1
-    for n in range(s.n_agents):
+    n = int(0)
+    while n < s.n_agents:
         b.spotted[i, e, n] = wp.uint8(0)
+        n += 1
 
 
 @no_type_check
 @wp.func
 def lose_the_dead(s: Scene, b: Battle, i: int):
     """Dead enemies are spotted no more, nor are those that a dead agent spotted first."""
-    for e in range(s.n_units - s.n_agents):
+    e = int(0)
+    while e < s.n_units - s.n_agents:
         first = b.spotter[i, e]
-        if b.hp[i, s.n_agents + e] <= 0.0:
+        if b.unit[i, s.n_agents + e].hp <= 0.0:
             lose(s, b, i, e)
         elif first >= 0:
-            if b.hp[i, first] <= 0.0:
+            if b.unit[i, first].hp <= 0.0:
                 lose(s, b, i, e)
+        e += 1
 
 
 @no_type_check
@@ -41,23 +45,27 @@ def lose_the_dead(s: Scene, b: Battle, i: int):
 def tell(s: Scene, b: Battle, i: int, e: int, n: int, rng: wp.uint32):
     """Agent ``n`` is the first to spot enemy ``e``; a draw for each of the others."""
     b.spotter[i, e] = n
-    for m in range(s.n_agents):
+    m = int(0)
+    while m < s.n_agents:
         if m == n or wp.randf(rng) < s.prob_obs_enemy:
             b.spotted[i, e, m] = wp.uint8(1)
+        m += 1
 
 
 @no_type_check
 @wp.func
 def look(s: Scene, b: Battle, i: int, n: int, seed: int):
     """Agent ``n`` looks for enemies, where dead ones lie too; notes below which number all are hidden from it."""
-    sight = wp.float64(s.kind[b.kind[i, n]].sight)
+    sight = wp.float64(kind_of(s, b, i, n).sight)
     hidden = int(0)
-    for e in range(s.n_units - s.n_agents):
+    e = int(0)
+    while e < s.n_units - s.n_agents:
         if b.spotter[i, e] < 0:
-            if distance(b.pos[i, n], b.pos[i, s.n_agents + e]) < sight:
+            if distance(b.unit[i, n].pos, b.unit[i, s.n_agents + e].pos) < sight:
                 tell(s, b, i, e, n, wp.rand_init(seed, 1 + e))
         if b.spotted[i, e, n] == wp.uint8(0):
             hidden = e + 1
+        e += 1
     b.hidden[i, n] = hidden
 
 
@@ -66,14 +74,18 @@ def look(s: Scene, b: Battle, i: int, n: int, seed: int):
 def spot(s: Scene, b: Battle, i: int, seed: int):
     """All living agents look for enemies, in an order that is drawn (upstream's too)."""
     rng = wp.rand_init(seed, 0)
-    for n in range(s.n_agents):
+    n = int(0)
+    while n < s.n_agents:
         other = wp.randi(rng, 0, n + 1)
         b.watch[i, n] = b.watch[i, other]
         b.watch[i, other] = n
-    for turn in range(s.n_agents):
+        n += 1
+    turn = int(0)
+    while turn < s.n_agents:
         n = b.watch[i, turn]
-        if b.hp[i, n] > 0.0:
+        if b.unit[i, n].hp > 0.0:
             look(s, b, i, n, seed)
+        turn += 1
 
 
 @no_type_check
