@@ -132,9 +132,10 @@ def report(table: Sequence[Row]) -> None:
         "How much more do K seeds in one process (`n_seeds=K`) get done than one seed, in the same time?",
         "",
         "Command: `python benchmarks/many_seeds.py`. Raw rows: `many_seeds.csv`. Medians of "
-        f"{REPETITIONS - 1} repetitions, with the smallest and the largest; one thread; {COMMON['batch_size_run']} rows per "
-        "seed, one update per collection. The gain is the ratio to one seed, timed in turn. `bare`: networks of width 4 "
-        "and batches of 8 episodes, so that only overhead is left.",
+        f"{REPETITIONS - 1} repetitions, with the smallest and the largest;",
+        f"one thread; {COMMON['batch_size_run']} rows per seed, one update per collection. The gain is the ratio to "
+        "one seed, timed in turn. `bare`: networks of",
+        "width 4 and batches of 8 episodes, so that only overhead is left.",
         "",
         *sorted({row["conditions"] for row in table}),
         "",

@@ -141,7 +141,8 @@ class Learner(nn.Module, ABC):
         params = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = torch.autograd.grad(loss, params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
-            param.grad = gradient
+            # Fused optimisers take a gradient to lie in memory as its parameter does; those of stacks are transposed.
+            param.grad = None if gradient is None else gradient.contiguous()
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.specs import EnvSpec, EpisodeBatch, States, Uniforms
 from many.program import Program
-from many.store import Store
+from many.store import Picking, Store
 from memory.replay import Replay
 
 
@@ -78,7 +78,7 @@ class JointReplay(Replay):
 
     def __init__(self, program: Program, replays: Sequence[Replay]) -> None:
         self.program, self.replays, self.spec = program, list(replays), replays[0].spec
-        self._store = Store(replays) if Store.fits(replays) else None
+        self._store = Store(replays) if Store.fits(replays, program.index.device) else None
 
     @property
     def added(self) -> int:  # type: ignore[override]
@@ -99,7 +99,9 @@ class JointReplay(Replay):
 
     def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
         """See ``Replay.uniform``."""
-        return self._chosen(lambda replay: Replay.uniform(replay, n, newest))
+        if self._store is None:
+            return self._of_each(lambda replay: replay.uniform(n, newest))
+        return self._stored(self._store, lambda replay: replay.picks(n, newest))
 
     def transitions(self, n: int, past: int = 0) -> EpisodeBatch:
         """See ``Replay.transitions``."""
@@ -107,13 +109,12 @@ class JointReplay(Replay):
 
     def latest(self, n: int) -> EpisodeBatch:
         """See ``Replay.latest``."""
-        return self._chosen(lambda replay: Replay.latest(replay, n))
+        if self._store is None:
+            return self._of_each(lambda replay: replay.latest(n))
+        return self._stored(self._store, lambda replay: list(range(max(0, len(replay) - n), len(replay))))
 
-    def _chosen(self, pick: Callable[[Any], Any]) -> EpisodeBatch:
+    def _stored(self, store: Store, pick: Picking) -> EpisodeBatch:
         """The episodes that ``pick`` chooses from every replay; they are drawn outside."""
-        store = self._store
-        if store is None:
-            return self._of_each(pick)
         made: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
 
         def work() -> tuple[Tensor, ...]:

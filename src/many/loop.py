@@ -15,6 +15,9 @@ from many.rows import JointEnv
 
 REMEDY = "give n_seeds=1, and start one run for each seed ('sweep' does that on the cores and GPUs there are)"
 
+_OF_ONE = {"learner_threads": 1, "cuda_graphs": False}
+"""Keys of some learners by which updates are computed in another way than by their code alone; the usual values."""
+
 
 class Together:
     """Sessions of one configuration and different seeds. Each is, at every tick, what it would be alone.
@@ -64,6 +67,11 @@ def refuse_unfit(session: Any, n: int) -> None:
         problems.append(
             "'updates_per_step' is set, by which seeds learn at different times: use null and updates_per_collect"
         )
+    problems += [
+        f"'{key}' is {settings[key]!r}, which is a way to compute the update of one seed: use {usual!r}"
+        for key, usual in _OF_ONE.items()
+        if settings.get(key, usual) != usual
+    ]
     if not session.env.native:
         problems.append(f"'env' is {settings['env']}, whose rows are processes: nothing of them is computed together")
     elif (reason := JointEnv.unmet(session.env.state_dict())) is not None:

@@ -12,21 +12,8 @@ from torch import Tensor
 from core.specs import EpisodeBatch
 from memory.replay import Replay
 
-Picking = Callable[[Any], list[int]]
-"""Chooses among a replay's episodes, as ``Replay.uniform`` and the like do."""
-
-
-class Picks:
-    """Stands in for a replay where episodes are chosen: draws with its generator, and gives their numbers only."""
-
-    def __init__(self, replay: Replay) -> None:
-        self.rng, self._n = replay.rng, len(replay)
-
-    def __len__(self) -> int:
-        return self._n
-
-    def _gather(self, picks: list[int]) -> list[int]:
-        return picks
+Picking = Callable[[Replay], list[int]]
+"""Chooses among a replay's episodes, which are counted from the oldest one."""
 
 
 class Store:
@@ -38,9 +25,9 @@ class Store:
         self._size = 0
 
     @staticmethod
-    def fits(replays: Sequence[Replay]) -> bool:
-        """Whether their rows can lie together."""
-        return all(replay.stored == "dense" for replay in replays)
+    def fits(replays: Sequence[Replay], device: torch.device) -> bool:
+        """Whether their rows can lie together, and are on ``device``, where they are wanted."""
+        return all(replay.stored == "dense" and replay.device.type == device.type for replay in replays)
 
     def add(self, episodes: EpisodeBatch) -> None:
         """Adds to each replay its part of the episodes of all, those of the first one first."""
@@ -61,7 +48,7 @@ class Store:
             The fields, padded as ``Replay`` pads; the steps of every episode; and where it stood when it was chosen.
         """
         self._gather_in()
-        chosen = [[replay._episodes[i] for i in pick(Picks(replay))] for replay in self.replays]
+        chosen = [[replay._episodes[i] for i in pick(replay)] for replay in self.replays]
         start, length = torch.tensor(chosen).unbind(-1)
         order = length.argsort(dim=1, descending=True, stable=True)
         start, length = start.gather(1, order), length.gather(1, order)
