@@ -10,7 +10,8 @@ all that was ever kept as ``speed.png``. The parts:
 - ``env``: skirmish's and the particle worlds' own programs (``skirmish.py``, ``particle_speed.py``);
 - ``learner``: one update on a batch of drawn episodes, ours and the ``reference`` of PyMARL's kind in turn, so that a
   busy machine slows both; the ratio is taken of each pair;
-- ``run``: collecting alone, and collecting with updates as in a run;
+- ``run``: collecting alone, and collecting with updates as in a run, for both runners, several numbers of environments,
+  replay ratios and ways to use two cores (on a busy machine leave ``torch_threads=2`` out: it takes minutes there);
 - ``memory``: bytes of stored episodes of the untrained policy, and what 5,000 of their length take.
 
 CPU seconds are the process's, on one thread; on a machine that does other work they vary less than wall time, which
@@ -28,8 +29,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from datetime import date
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,7 +45,7 @@ import torch  # noqa: E402
 from reference.updates import REFERENCES  # noqa: E402
 from sessions import new_session  # noqa: E402
 
-from core.specs import EnvSpec, EpisodeBatch, valid_mask  # noqa: E402
+from core.specs import EnvSpec, EpisodeBatch, joined, valid_mask  # noqa: E402
 from memory.replay import Format, Replay  # noqa: E402
 from run import Session  # noqa: E402
 
@@ -54,6 +56,8 @@ BATCH, LIMIT, MEAN = 32, 120, 0.45
 48 of 113)."""
 STORED = 5000
 """Episodes that the replay's size is given for."""
+STORED_FIRST = 256
+"""Episodes in the replay before a run is timed."""
 
 
 @dataclass(frozen=True)
@@ -205,36 +209,102 @@ def learners(options: argparse.Namespace) -> Iterator[Figure]:
 # ---------------------------------------------------------------- whole runs
 
 
+CORES = {
+    "1 thread": {},
+    "torch_threads=2": {"torch_threads": 2},
+    "learner_threads=2": {"learner_threads": 2},
+}
+"""Ways of using the machine's cores for one run."""
+
+
 def runs(options: argparse.Namespace) -> Iterator[Figure]:
-    """Environment steps per CPU second: collecting alone, and with the updates of a run, untrained policies."""
-    for name in options.maps:
-        for algorithm in options.algs:
-            made = session(algorithm, name, options.envs, burn_in=BATCH)
-            while not made.learner.ready(made.replay):
-                made.replay.add(made.runner.collect(t_env=0, mode=made.controller.explore_mode).episodes)
-            for updates in (0, made.settings["updates_per_collect"]):
-                rates = [_round(made, updates) for _ in range(options.repeat + 1)][1:]
-                what = f"{updates} updates per {options.envs} episodes" if updates else "collecting"
-                per_cpu, per_wall = ([rate[k] for rate in rates] for k in (0, 1))
-                yield figure(
-                    "run", f"{algorithm} {name}, {what}", "steps/CPU-s", per_cpu, wall=median(per_wall)
-                )  # fmt: skip
+    """Environment steps per CPU second: collecting alone, and with updates at several ratios.
+
+    Agents act at random (ε of step 0) throughout, so that episodes are equally long in every line.
+    """
+    for name, algorithm in product(options.run_maps, options.run_algs):
+        first = filled(algorithm, name)
+        for runner, envs in product(options.runners, options.envs):
+            yield run(options, Case(algorithm, name, runner, envs, None, "1 thread"), first)
+            for ratio, cores in product(options.ratios, options.cores):
+                yield run(options, Case(algorithm, name, runner, envs, ratio, cores), first)
 
 
-def _round(made: Session, updates: int) -> tuple[float, float]:
-    """Steps per CPU and wall second of one collection and its updates."""
-    steps = 0
+@dataclass(frozen=True)
+class Case:
+    """One line of the part ``run``."""
+
+    algorithm: str
+    name: str
+    runner: str
+    envs: int
+    ratio: int | None
+    """Episodes collected per update; None: no updates."""
+    cores: str
+
+    @property
+    def subject(self) -> str:
+        """What it is called."""
+        what = f"1 update per {self.ratio} episodes, {self.cores}" if self.ratio else "collecting"
+        return f"{self.algorithm} {self.name} x{self.envs} {self.runner}, {what}"
+
+
+def filled(algorithm: str, name: str) -> EpisodeBatch:
+    """What the replay holds before anything is timed: so much that a batch is a small part of it."""
+    made = session(algorithm, name, STORED_FIRST // 4)
+    batches = [made.runner.collect(t_env=0, mode=made.controller.explore_mode).episodes for _ in range(4)]
+    return joined(batches, made.env.spec)
+
+
+def run(options: argparse.Namespace, case: Case, first: EpisodeBatch) -> Figure:
+    """All rounds together, and the slowest and fastest: streamed episodes come in bursts, so rounds are unlike."""
+    made = session(case.algorithm, case.name, case.envs, runner=case.runner, **CORES[case.cores])
+    torch.set_num_threads(made.settings["torch_threads"])
+    made.replay.add(first)
+    _round(made, case.ratio)
+    made.runner.counters()
+    rounds = [_round(made, case.ratio) for _ in range(options.repeat * (1 if case.ratio else 4))]
+    torch.set_num_threads(1)
+    total = Round(*(sum(each) for each in zip(*map(astuple, rounds), strict=True)))
+    rates = [each.steps / each.cpu for each in rounds]
+    slot_use = made.runner.counters().get("slot_use", total.steps / total.slots)
+    aside = {"slot_use": slot_use, "steps_per_episode": total.steps / total.episodes}
+    aside["learner_share"] = total.learning / total.cpu
+    per_cpu, per_wall = total.steps / total.cpu, total.steps / total.wall
+    return Figure("run", case.subject, "steps/CPU-s", per_cpu, min(rates), max(rates), wall=per_wall, more=aside)
+
+
+@dataclass
+class Round:
+    """At least ``BATCH`` episodes and their updates."""
+
+    episodes: int = 0
+    steps: int = 0
+    slots: int = 0
+    """Rows times steps, until the longest episode of each collection ended."""
+    cpu: float = 0.0
+    wall: float = 0.0
+    learning: float = 0.0
+    """CPU seconds of the updates."""
+
+
+def _round(made: Session, ratio: int | None) -> Round:
+    """Collects and learns."""
+    made_in = Round()
 
     def work() -> None:
-        nonlocal steps
-        episodes = made.runner.collect(t_env=0, mode=made.controller.explore_mode).episodes
-        made.replay.add(episodes)
-        steps = int(episodes.length.sum())
-        for _ in range(updates):
-            made.learner.update(made.replay, 0)
+        while made_in.episodes < BATCH:
+            batch = made.runner.collect(t_env=0, mode=made.controller.explore_mode).episodes
+            made.replay.add(batch)
+            before = made_in.episodes
+            made_in.episodes += len(batch)
+            made_in.steps += int(batch.length.sum())
+            made_in.slots += made.env.n_envs * int(batch.length.max())
+            for _ in range(made_in.episodes // ratio - before // ratio if ratio else 0):
+                made_in.learning += timed(lambda: made.learner.update(made.replay, 0))[0]
 
-    cpu, wall = timed(work)
-    return steps / cpu, steps / wall
+    made_in.cpu, made_in.wall = timed(work)
+    return made_in
 
 
 # ---------------------------------------------------------------- memory
@@ -244,7 +314,7 @@ def memory(options: argparse.Namespace) -> Iterator[Figure]:
     """Gigabytes of 5,000 episodes, extrapolated from some, by the length that they have."""
     formats: tuple[Format, ...] = ("dense", "sparse", "half")
     for name in options.maps:
-        made = session("qmix", name, options.envs)
+        made = session("qmix", name, 8)
         replays = [Replay(made.env.spec, STORED, 10**11, "cpu", torch.Generator(), None, kind) for kind in formats]
         while len(replays[0]) < options.stored:
             episodes = made.runner.collect(t_env=0, mode="explore").episodes
@@ -322,6 +392,9 @@ def main(arguments: list[str] | None = None) -> None:
     def names(text: str) -> list[str]:
         return [name for name in text.split(",") if name]
 
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in text.split(",")]
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=names, default=list(PARTS))
     parser.add_argument("--algs", type=names, default=["qmix", "fop", "macpf"])
@@ -329,7 +402,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--particles", type=names, default=["simple_spread:3"])
     parser.add_argument("--lengths", type=names, default=["half", "full"], help="of a drawn batch's episodes")
     parser.add_argument("--battles", type=int, default=1024, help="environments side by side, alone")
-    parser.add_argument("--envs", type=int, default=8, help="environments of a run")
+    parser.add_argument("--run-algs", type=names, default=["qmix"], help="algorithms of whole runs")
+    parser.add_argument("--run-maps", type=names, default=["2s3z"], help="maps of whole runs")
+    parser.add_argument("--runners", type=names, default=["episode", "stream"], help="of whole runs")
+    parser.add_argument("--envs", type=numbers, default=[1, 8, 32], help="environments of whole runs")
+    parser.add_argument("--ratios", type=numbers, default=[1, 8], help="episodes collected per update")
+    parser.add_argument("--cores", type=names, default=list(CORES), help="ways to use two cores")
     parser.add_argument("--stored", type=int, default=64, help="episodes that the replay's size is measured of")
     parser.add_argument("--repeat", type=int, default=5, help="repetitions; one more is left out")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each environment")

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings, check_fit
-from core.registry import ENVS, did_you_mean
+from core.device import roomy
+from core.precision import set_matmul
+from core.registry import ENVS, LEARNERS, did_you_mean
 from core.schedule import mark
 from core.seeding import Streams
 from envs.base import BatchedEnv
 from memory.replay import Replay
-from runners.episode import AGENT_RETURN, Rollout
+from modules.precision import keep_outputs_exact
+from runners.episode import AGENT_RETURN, EpisodeRunner, Rollout
 from tracking.record import HEADLINES, Record
 
 AUTO = "auto"
@@ -95,6 +98,17 @@ def device_of(settings: Settings) -> torch.device:
     return torch.device(chosen)
 
 
+def replay_device(asked: str, device: torch.device, nbytes: int) -> torch.device:
+    """Where episodes are kept.
+
+    Raises:
+        ConfigError: on a GPU, while networks are not.
+    """
+    if asked == "cuda" and device.type != "cuda":
+        raise ConfigError([f"'buffer_device' is cuda, but networks are on {device.type}: give buffer_device=auto"])
+    return device if asked == "cuda" or (asked == "auto" and roomy(device, nbytes)) else torch.device("cpu")
+
+
 class Session:
     """One run: environment, controller, learner, replay and everything that decides what they do next."""
 
@@ -119,10 +133,11 @@ class Session:
             self.env.spec,
             cfg.buffer_size,
             cfg.buffer_bytes,
-            self.device,
+            replay_device(cfg.buffer_device, self.device, cfg.buffer_bytes),
             self.streams.generator("replay"),
             cfg.buffer_steps,
             cfg.buffer_format,
+            self.device,
         )
         self.progress = Progress(next_checkpoint=settings["checkpoint_interval"])
         self.meter = Meter()
@@ -144,6 +159,8 @@ class Session:
             learner = self.settings.build(
                 "learner", self.env.spec, controller, rng=self.streams.generator("learn", self.device)
             )
+        if self.settings["precision"] == "bfloat16":
+            keep_outputs_exact(learner)
         return controller, learner.to(self.device)
 
     def train(self) -> Iterator[Tick]:
@@ -285,7 +302,7 @@ class Session:
         if env.native:
             env.seed_rows(self.streams.seed("eval", *which))
         rng = self.streams.generator("eval", env.device, *which)
-        runner = self.settings.build("runner", env, self.controller, rng=rng)
+        runner = EpisodeRunner(env, self.controller, EpisodeRunner.Config(), self.settings, rng)
         rounds: list[dict[str, torch.Tensor]] = []
         for _ in range(-(-episodes // env.n_envs)):
             rollout = runner.collect(t_env=self.progress.t_env, mode=mode)
@@ -341,6 +358,20 @@ def _short(x: torch.Tensor) -> list[float | None]:
     return [float(f"{value:.7g}") if math.isfinite(value) else None for value in x.tolist()]
 
 
+def _refuse_graphs(settings: Settings) -> None:
+    """Raises ConfigError where an update cannot be recorded."""
+    if not settings["cuda_graphs"]:
+        return
+    problems = []
+    if device_of(settings).type != "cuda":
+        problems.append("'cuda_graphs' needs a GPU, and networks are on the CPU: give cuda_graphs=False")
+    if not settings.components()["learner"].recordable:
+        can = ", ".join(name for name in LEARNERS.names() if LEARNERS[name].recordable)
+        problems.append(f"'cuda_graphs': learner '{settings['learner']}' cannot be recorded; these can: {can}")
+    if problems:
+        raise ConfigError(problems)
+
+
 def build(settings: Settings) -> Session:
     """A new run from checked settings.
 
@@ -350,6 +381,8 @@ def build(settings: Settings) -> Session:
     torch.set_num_threads(settings["torch_threads"])
     if settings["device"] == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["'device' is cuda, but torch finds no usable GPU: give device=cpu"])
+    _refuse_graphs(settings)
+    set_matmul(settings["precision"], device_of(settings))
     try:
         return Session(settings)
     except ConfigError:

@@ -10,7 +10,8 @@ from torch.nn.functional import one_hot
 
 import toy  # noqa: F401 - registers the environment
 from core.config import Settings, load, merge, resolve
-from core.specs import EpisodeBatch, valid_mask
+from core.specs import EpisodeBatch, States, valid_mask
+from modules.fit import Fit
 from run import Session, build
 
 ALGS = Path(__file__).parents[1] / "config" / "algs"
@@ -96,3 +97,13 @@ def gradients(loss: Tensor, module: torch.nn.Module) -> set[str]:
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True, retain_graph=True)
     return {name for (name, _), g in zip(named, found, strict=True) if g is not None}
+
+
+def fitted(on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor) -> Fit:
+    """What a critic is fitted to, from padded episodes and the targets of their steps."""
+
+    def packed(batch: EpisodeBatch, y: Tensor) -> tuple[States, Tensor]:
+        states = batch.packed()
+        return states, states.pack(torch.cat([y, torch.zeros_like(y[:, :1])], 1))
+
+    return Fit.of(*packed(on, y_on), *packed(off, y_off))

@@ -100,11 +100,14 @@ class Toy(BatchedEnv):
         return Outcome(self.now, reward, terminated, truncated, {"won": terminated})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rngs": [r.get_state() for r in self.rngs]}
+        now = {"obs": self.now.obs, "state": self.now.state, "avail": self.now.avail, "extras": self.now.extras}
+        running = getattr(self, "running", torch.zeros(self.n_envs, dtype=torch.bool))
+        return {"rngs": [r.get_state() for r in self.rngs], "t": self.t.clone(), "running": running, "now": now}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.set_state(saved)
+        self.t, self.running, self.now = state["t"].clone(), state["running"], TimeStep(**state["now"])
 
 
 def acts_in_a_box(settings: Settings) -> bool:

@@ -111,7 +111,7 @@ def _head(net: nn.Sequential, k: int, x: Tensor) -> Tensor:
         return linear(
             x, first.weight[k * o : (k + 1) * o], None if first.bias is None else first.bias[k * o : (k + 1) * o]
         )
-    width = net[1].unflattened_size[1]
+    width = net[2].unflattened_size[1]
     x = linear(x, first.weight[k * width : (k + 1) * width], first.bias[k * width : (k + 1) * width]).relu()
     y = x @ last.weight[k]
     return y if last.bias is None else y + last.bias[k]

@@ -22,12 +22,17 @@ from reference.networks import (
     monotone,
     td_lambda,
 )
-from rl.masked import masked_log_softmax, probabilities, sample
+from rl.masked import sample
 from rl.soft import soft_value
 
 Losses = dict[str, Tensor]
 BARRED = -1e10
 """Value of an unavailable action."""
+
+
+def log_softmax(logits: Tensor, avail: Tensor) -> Tensor:
+    """log π over the available actions."""
+    return logits.masked_fill(~avail, BARRED).log_softmax(-1)
 
 
 def taken(x: Tensor, action: Tensor) -> Tensor:
@@ -122,14 +127,14 @@ class FOP(Reference):
         return losses
 
     def _log_pi(self, padded: Padded) -> Tensor:
-        return masked_log_softmax(by_steps(self.own.controller.agent, padded), padded.batch.avail)
+        return log_softmax(by_steps(self.own.controller.agent, padded), padded.batch.avail)
 
     def _q(self, critic: Any, padded: Padded) -> Tensor:
         return critic.agent.head(at_once(critic.agent, padded.inputs()))
 
     def _actor(self, padded: Padded, alpha: float) -> Tensor:
         avail, log_pi = padded.batch.avail, self._log_pi(padded)
-        pi = probabilities(log_pi, avail)
+        pi = log_pi.softmax(-1)
         q_min = torch.minimum(*(self._q(critic, padded) for critic in self.own.critics))
         each = (pi * torch.where(avail, alpha * log_pi - q_min, 0.0)).sum(-1)
         loss = padded.mean(each[:, :-1])
@@ -201,10 +206,10 @@ class MACPF(Reference):
         avail, rng = padded.batch.avail, self.own.rng
 
         def choose(logits: Tensor, avail: Tensor) -> Tensor:
-            return sample(masked_log_softmax(logits, avail), rng) if dependent else logits.argmax(-1)
+            return sample(log_softmax(logits, avail), rng) if dependent else logits.argmax(-1)
 
         logits, action, said = in_turn(self.own.controller.agent, padded, dependent, choose)
-        log_pi = masked_log_softmax(logits, avail)
+        log_pi = log_softmax(logits, avail)
         return log_pi, action if dependent else sample(log_pi.detach(), rng), said
 
     def _values(self, critics: Any, padded: Padded, action: Tensor, dependent: bool) -> Tensor:
@@ -216,7 +221,7 @@ class MACPF(Reference):
     def _actor(self, padded: Padded, dependent: bool, alpha: float) -> Tensor:
         log_pi, action, _ = self._decide(padded, dependent)
         q = self._values(self.own.critics, padded, action, dependent).detach()
-        pi = probabilities(log_pi, padded.batch.avail)
+        pi = log_pi.softmax(-1)
         each = (pi * torch.where(padded.batch.avail, alpha * log_pi - q, 0.0)).sum(-1)
         return padded.mean(each[:, :-1])
 

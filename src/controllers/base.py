@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.config import Settings
+from core.precision import in_precision
 from core.specs import EnvSpec, EpisodeBatch, Extras, States, TimeStep
 from modules.layers import last_actions
 
@@ -43,6 +44,12 @@ class Controller(nn.Module, ABC):
     def __init__(self, spec: EnvSpec, cfg: Any, settings: Settings) -> None:
         super().__init__()
         self.spec, self.cfg, self.settings = spec, cfg, settings
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Agents act by what their networks say in the precision of the run, in which they also learn."""
+        super().__init_subclass__(**kwargs)
+        if "act" in vars(cls):
+            cls.act = in_precision(cls.act)  # type: ignore[method-assign]
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
@@ -90,7 +97,8 @@ def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tenso
     if isinstance(batch, States):
         if hasattr(agent, "encode_states"):
             return agent.head(agent.encode_states(batch))
-        return batch.pack(unroll_agent(agent, batch.whole, n_actions))
+        whole = replace(batch.whole, obs=batch.spread(batch.obs))
+        return batch.pack(unroll_agent(agent, whole, n_actions))
     return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]
 
 

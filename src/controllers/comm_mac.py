@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from controllers.base import Acted, unroll_agent
 from controllers.policy_mac import PolicyMAC
 from core.config import ConfigError, Settings
+from core.device import sent
 from core.registry import CONTROLLERS, LEARNERS
 from core.specs import EnvSpec, EpisodeBatch, TimeStep
-from modules.layers import agent_inputs, input_dim, last_actions, numbered
+from modules.layers import agent_inputs, input_dim, last_actions, last_of, numbered
 from modules.messages import Messages, delivered
 
 NOISE = "message_noise"
@@ -89,7 +90,7 @@ class CommMAC(PolicyMAC):
         ``rng`` draws the noise of each episode's last state, where nobody acted.
         """
         steps = torch.arange(batch.obs.shape[1])
-        acted = (steps < batch.length[:, None]).to(batch.obs.device)[..., None, None, None]
+        acted = sent(steps < batch.length[:, None], batch.obs.device)[..., None, None, None]
         stored = batch.extras[NOISE]
         noise = torch.where(acted, torch.cat([stored, stored[:, :1]], 1), self._noise(len(batch), rng))
         with torch.no_grad():
@@ -99,7 +100,7 @@ class CommMAC(PolicyMAC):
     def exchange(self, batch: EpisodeBatch) -> Exchange:
         """The messages of a batch of ``hear``, with gradient."""
         own = batch.obs[..., : self.spec.obs_dim]
-        return self._exchange(own, last_actions(batch.action, self.spec.n_actions), batch.extras[NOISE])
+        return self._exchange(own, last_of(batch, self.spec.n_actions), batch.extras[NOISE])
 
     def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n a"]:
         """Logits at every state of a batch of ``hear``, with gradient also through the messages."""

@@ -19,13 +19,19 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MONGO_VARIABLE = "COFACTOR_MONGO_URL"
 ACTIONS = ("train", "print_config", "resume", "evaluate")
 OPTIONS = {"--config": "config", "--env-config": "env_config", "--mongo": "mongo", "-m": "mongo"}
-PLACE = frozenset({"device", "torch_threads", "results_dir", "mongo_url", "mongo_db", "tensorboard", "ray_address"})
+PLACE = frozenset(
+    {"device", "buffer_device", "cuda_graphs", "torch_threads", "results_dir", "mongo_url", "mongo_db", "tensorboard"}
+    | {"ray_address"}
+)
 """Keys that say where a run works and reports, not what it computes."""
 RESUMABLE = PLACE | {
     "t_max", "test_interval", "test_nepisode", "log_interval", "checkpoint_interval", "best_by", "n_seeds",
 }  # fmt: skip
 """Keys that may be changed when a run is resumed."""
-EVALUABLE = frozenset({"device", "torch_threads", "results_dir", "test_nepisode", "seed", "batch_size_run"})
+EVALUABLE = frozenset(
+    {"device", "buffer_device", "cuda_graphs", "torch_threads", "results_dir", "test_nepisode", "seed"}
+    | {"batch_size_run"}
+)
 """Keys that may be changed for an evaluation."""
 
 HELP = """\

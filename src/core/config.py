@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
+from core.precision import Precision
 from core.registry import SLOTS, Registry, UnknownNameError, did_you_mean
 
 COMMAND_LINE = "the command line"
@@ -125,6 +126,10 @@ class Experiment:
     """Test metric by which best.pt is chosen, such as test_return_mean; auto: the environment's; null: no best.pt."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks, replay and native environments live; auto takes a GPU where there is one."""
+    precision: Precision = "float32"
+    """Of networks: float32, tf32 (on a GPU, factors of products in 10 bits) or bfloat16 (hidden layers in 8 bits)."""
+    cuda_graphs: bool = False
+    """Whether updates are recorded and replayed as CUDA graphs; needs device=cuda and a learner that can be."""
     torch_threads: int = 1
     """Threads of one process's tensor arithmetic on the CPU."""
     mongo_url: str | None = None

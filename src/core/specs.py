@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from core.device import sent
+
 Extras = dict[str, Tensor]
 Uniforms = torch.Generator | Callable[[torch.Size], Tensor]
-"""Where random numbers between 0 and 1 come from: a generator, or what makes doubles of a shape."""
+"""Where random numbers between 0 and 1 come from: a generator, or what makes them, of a shape."""
 _PER_ACTION = ("action", "reward", "terminated", "mask")
 
 
@@ -178,7 +181,7 @@ class EpisodeBatch:
     ) -> Int[Tensor, "b states n"] | Float[Tensor, "b states n d"]:
         """The actions taken, and those of ``drawn`` from each episode's last state on, where nobody acted."""
         steps = torch.arange(drawn.shape[1], device=drawn.device)
-        acted = (steps < self.length.to(drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
+        acted = (steps < sent(self.length, drawn.device)[:, None]).view(*drawn.shape[:2], *[1] * (drawn.dim() - 2))
         return torch.where(acted, torch.cat([self.action, drawn[:, -1:]], 1), drawn)
 
     def repeated(self, times: int) -> EpisodeBatch:
@@ -192,27 +195,38 @@ class EpisodeBatch:
         values: dict[str, Any] = {f.name: again(getattr(self, f.name)) for f in fields(self) if f.name != "extras"}
         return replace(self, **values, extras={name: again(x) for name, x in self.extras.items()})
 
-    def steps(self, x: Float[Tensor, "b states *rest"]) -> Float[Tensor, "b t *rest"]:
+    def steps(self, x: Shaped[Tensor, "b states *rest"]) -> Shaped[Tensor, "b t *rest"]:
         """What belongs to states in which somebody acted: all but each row's last one."""
         return x[:, :-1]
 
     def over_time(
         self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "b states *rest"]
-    ) -> Float[Tensor, "b t *rest"]:
+    ) -> Float[Tensor, "b t ..."]:
         """What ``fn`` makes, step by step, of these episodes and of x at every state."""
         return fn(self, x)
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:
-        """Where numbers for every state are drawn from."""
+    def later(self, fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What ``fn`` makes of ``inputs`` at every state but the first ones; 0 there."""
+        made = fn(*(x[:, 1:] for x in inputs))
+        return torch.cat([torch.zeros_like(made[:, :1]), made], 1)
+
+    def uniforms(
+        self,
+        rng: torch.Generator,
+        dtype: torch.dtype = torch.double,  # noqa: ARG002 - who draws says so himself
+        steps: bool = False,  # noqa: ARG002
+    ) -> Uniforms:
+        """Where numbers for every state are drawn from, or for those in which somebody acted (``steps``)."""
+        return rng
+
+    def samples(self, rng: torch.Generator) -> Uniforms:
+        """Where numbers of several draws for every state are from, [k, b, states, n]."""
         return rng
 
     def packed(self) -> States:
         """The states that were visited, without padding."""
-        length, steps = self.length + 1, self.obs.shape[1]
-        order = length.argsort(descending=True, stable=True)
-        valid = valid_mask(length[order], steps).bool().T
-        rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
-        return States.of(self, rows.to(self.obs.device, non_blocking=True), [k for k in valid.sum(1).tolist() if k])
+        rows, alive, _ = in_turn(self.length + 1, self.obs.shape[1])
+        return States.of(self, sent(rows, self.obs.device), alive)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> EpisodeBatch:
         """A copy with ``fn`` applied to every tensor but ``length``."""
@@ -223,7 +237,7 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """A copy on ``device``; ``length`` stays in host memory."""
-        return self.map(lambda x: x.to(device, non_blocking=True))
+        return self.map(lambda x: sent(x, device))
 
 
 @dataclass(frozen=True)
@@ -264,22 +278,38 @@ class States(EpisodeBatch):
         extras = {name: _picked(x, rows) for name, x in whole.extras.items() if x.shape[1] == states}
         return cls(**made, length=whole.length, extras=extras, whole=whole, rows=rows, alive=alive)
 
-    def steps(self, x: Float[Tensor, "m 1 *rest"]) -> Float[Tensor, "m 1 *rest"]:
+    def steps(self, x: Shaped[Tensor, "m 1 *rest"]) -> Shaped[Tensor, "m 1 *rest"]:
         """All of them: ``mask`` leaves out those in which nobody acted."""
         return x
 
     def over_time(
         self, fn: Callable[[EpisodeBatch, Tensor], Tensor], x: Float[Tensor, "m 1 *rest"]
-    ) -> Float[Tensor, "m 1 *rest"]:
+    ) -> Float[Tensor, "m 1 ..."]:
         """See ``EpisodeBatch.over_time``; x is spread out for ``fn``, and what it makes is collected again."""
         return _picked(_to_states(fn(self.whole, self.spread(x))), self.rows)
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:
+    def later(self, fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """See ``EpisodeBatch.later``."""
+        first = self.alive[0]
+        made = fn(*(x[first:] for x in inputs))
+        return torch.cat([made.new_zeros(first, *made.shape[1:]), made])
+
+    def uniforms(self, rng: torch.Generator, dtype: torch.dtype = torch.double, steps: bool = False) -> Uniforms:
         """Numbers are drawn for padding, too, so that packing changes nobody's."""
+        b, states = self.whole.obs.shape[:2]
 
         def drawn(shape: torch.Size) -> Tensor:
-            padded = (*self.whole.obs.shape[:2], *shape[2:])
-            return self.pack(torch.rand(padded, generator=rng, device=rng.device, dtype=torch.double))
+            padded = torch.rand(b, states - steps, *shape[2:], generator=rng, device=rng.device, dtype=dtype)
+            return self.pack(_to_states(padded) if steps else padded)
+
+        return drawn
+
+    def samples(self, rng: torch.Generator) -> Uniforms:
+        """Numbers for the visited states only, one episode after the other."""
+        order = self.rows.argsort().argsort()
+
+        def drawn(shape: torch.Size) -> Tensor:
+            return torch.rand(shape, generator=rng, device=rng.device, dtype=torch.double).index_select(-3, order)
 
         return drawn
 
@@ -292,6 +322,11 @@ class States(EpisodeBatch):
     ) -> Int[Tensor, "m 1 n"] | Float[Tensor, "m 1 n d"]:
         """The actions taken, and those of ``drawn`` where nobody acted."""
         return torch.where((self.mask > 0).view(-1, *[1] * (drawn.dim() - 1)), self.action, drawn)
+
+    def acting(self) -> list[slice]:
+        """The rows of each time in which somebody acted: the first ones, those of episodes with a later state."""
+        starts = accumulate(self.alive, initial=0)
+        return [slice(start, start + k) for start, k in zip(starts, self.alive[1:], strict=False)]
 
     def repeated(self, times: int) -> States:
         """The states of all episodes ``times`` times."""
@@ -325,7 +360,7 @@ def _picked(x: Tensor, rows: Tensor) -> Tensor:
 def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     """All episodes of several batches of one environment, in their order, padded to the longest; one device."""
     longest = max(batch.mask.shape[1] for batch in batches)
-    grown = [_lengthened(batch, longest, spec) for batch in batches]
+    grown = [lengthened(batch, longest, spec) for batch in batches]
 
     def cat(name: str) -> Tensor:
         return torch.cat([getattr(batch, name) for batch in grown])
@@ -335,7 +370,7 @@ def joined(batches: Sequence[EpisodeBatch], spec: EnvSpec) -> EpisodeBatch:
     return EpisodeBatch(**values, extras=extras)
 
 
-def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
+def lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
     """The same episodes with more padding behind them, as it would have been from the start."""
     more = steps - batch.mask.shape[1]
     if not more:
@@ -346,10 +381,25 @@ def _lengthened(batch: EpisodeBatch, steps: int, spec: EnvSpec) -> EpisodeBatch:
 
     longer = batch.map(pad)
     avail = longer.avail.clone()
-    avail[:, -more:] = spec.action_mask.to(avail.device)
+    avail[:, -more:] = sent(spec.action_mask, avail.device)
     return replace(longer, avail=avail)
 
 
 def valid_mask(length: Int[Tensor, " b"], steps: int, device: torch.device | str = "cpu") -> Float[Tensor, "b t"]:
     """1 where t < length, the one definition of a real step (T-01)."""
-    return (torch.arange(steps) < length[:, None]).float().to(device)
+    return sent((torch.arange(steps, device=length.device) < length[:, None]).float(), device)
+
+
+def in_turn(length: Int[Tensor, " b"], steps: int) -> tuple[Int[Tensor, " m"], list[int], Int[Tensor, " b"]]:
+    """The real ones of b * ``steps`` steps, one below the other: first every row's first one, then the second ones.
+
+    Among those of one time the longest row's comes first, so that one who walks through time only ever loses the last
+    rows. All in host memory.
+
+    Returns:
+        Where each is among the b * ``steps``, how many there are at each time, and the rows from longest to shortest.
+    """
+    order = length.argsort(descending=True, stable=True)
+    valid = valid_mask(length[order], steps).bool().T
+    rows = (order.expand(steps, -1) * steps + torch.arange(steps)[:, None])[valid]
+    return rows, [k for k in valid.sum(1).tolist() if k], order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings
+from core.graphs import Graphed, fixed
+from core.precision import full_precision, in_precision
 from core.specs import EnvSpec, EpisodeBatch
 from memory.replay import Replay
 from modules.target import Target
@@ -30,6 +32,12 @@ def lambda_returns(
         return td_lambda(whole.reward, whole.terminated, whole.mask, x, gamma, lam)
 
     return batch.over_time(backed_up, value)
+
+
+def gradients_of(loss: Tensor, params: Sequence[Tensor], *, allow_unused: bool = False) -> tuple[Tensor, ...]:
+    """∂ loss / ∂ params; where networks are evaluated in fewer bits, the way back does not round any further."""
+    with full_precision():
+        return torch.autograd.grad(loss, params, allow_unused=allow_unused)
 
 
 def means(every: list[Metrics]) -> Metrics:
@@ -51,6 +59,8 @@ def require(controller: Controller, kind: type[Controller], settings: Settings) 
 class Learner(nn.Module, ABC):
     """Owns every parameter of a run; its ``state_dict`` is complete: networks, targets, optimisers, generator."""
 
+    recordable = False
+    """True: ``update`` learns by ``descend_by`` alone, of losses that need nothing but the batch (key cuda_graphs)."""
     on_policy = False
     """True: every update is of ``batch_size`` episodes that no update has seen."""
     batches_seeds = False
@@ -79,6 +89,9 @@ class Learner(nn.Module, ABC):
         buffer_format: Literal["dense", "sparse", "half"] = "dense"
         """How the replay keeps observations and states: as they are; exactly, but only what is not zero (less memory,
         and each batch takes longer to draw); or with observations rounded to 16 bits."""
+        buffer_device: Literal["auto", "cpu", "cuda"] = "auto"
+        """Where the replay is; auto: where the networks are, but in host memory where ``buffer_bytes`` are more than
+        half of what the GPU has free when the run begins."""
         burn_in: int = 0
         """Episodes collected before the first update (at least batch_size)."""
         grad_norm_clip: float = 10.0
@@ -95,11 +108,24 @@ class Learner(nn.Module, ABC):
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Any, settings: Settings, rng: torch.Generator
     ) -> None:
-        """``rng`` is the source of all randomness in ``update``; ``settings`` builds the selected components."""
+        """``rng`` is the source of all randomness in ``update``; ``settings`` builds the selected components.
+
+        What the host must know, such as an order of agents, is drawn from ``host_rng``: from ``rng`` it would have to
+        be waited for, where that one is on a GPU.
+        """
         super().__init__()
         self.spec, self.controller, self.cfg, self.settings, self.rng = spec, controller, cfg, settings, rng
+        self.host_rng = rng if rng.device.type == "cpu" else torch.Generator().manual_seed(rng.initial_seed())
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
         self._episodes_seen = 0
+        self._graphs: dict[str, Graphed] | None = {} if settings["cuda_graphs"] else None
+        """Recordings by the name of the optimiser; None: nothing is recorded."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Networks are evaluated in the precision of the run while a subclass updates them."""
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls):
+            cls.update = in_precision(cls.update)  # type: ignore[method-assign]
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
@@ -117,6 +143,11 @@ class Learner(nn.Module, ABC):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """Learns once from the replay; returns scalars as tensors, which are not waited for here."""
 
+    def draw(self, replay: Replay) -> EpisodeBatch:
+        """``batch_size`` stored episodes: without padding, or in one of few shapes where updates are recorded."""
+        batch = replay.uniform(self.cfg.batch_size)
+        return batch.packed() if self._graphs is None else fixed(batch, self.spec)
+
     def new_episodes(self, replay: Replay) -> int:
         """Episodes collected since the last call: the events that target networks count (algorithms.md T-18)."""
         new = replay.added - self._episodes_seen
@@ -126,7 +157,7 @@ class Learner(nn.Module, ABC):
     def optimise(self, name: str, *modules: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         """Creates the optimiser ``name`` over the parameters of ``modules``."""
         params = [p for m in modules for p in m.parameters() if p.requires_grad]
-        keys: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        keys: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "capturable": self._graphs is not None}
         if self.cfg.optimiser == "adam":
             self._optimisers[name] = torch.optim.Adam(params, eps=self.cfg.adam_eps, fused=True, **keys)
         else:
@@ -139,13 +170,21 @@ class Learner(nn.Module, ABC):
         """
         optimiser = self._optimisers[name]
         params = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, params, allow_unused=True)
+        gradients = gradients_of(loss, params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
             # Fused optimisers take a gradient to lie in memory as its parameter does; those of stacks are transposed.
             param.grad = None if gradient is None else gradient.contiguous()
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+
+    def descend_by(self, name: str, loss: Callable[[EpisodeBatch], Tensor], batch: EpisodeBatch) -> Metrics:
+        """``descend`` by a loss of what ``draw`` has drawn, recorded where updates are."""
+        if self._graphs is None:
+            return self.descend(name, loss(batch))
+        if name not in self._graphs:
+            self._graphs[name] = Graphed(lambda static: self.descend(name, loss(static)))
+        return self._graphs[name](batch)
 
     def descend_each(self, name: str, losses: Iterable[Tensor], target: Target) -> Metrics:
         """One gradient step for each loss, computed only when it is its turn; ``target`` counts the steps.
@@ -163,12 +202,28 @@ class Learner(nn.Module, ABC):
         return {
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
             "rng": self.rng.get_state(),
+            "host_rng": self.host_rng.get_state(),
             "episodes_seen": self._episodes_seen,
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of ``get_extra_state``."""
         for name, optimiser in self._optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        self.rng.set_state(state["rng"].cpu())
+            optimiser.load_state_dict(_as_here(optimiser, state["optimisers"][name]))
+        if self._graphs is not None:
+            self._graphs.clear()  # they know where the optimisers' former state was
+        for name in ("rng", "host_rng"):
+            _restore(getattr(self, name), state.get(name, state["rng"]))
         self._episodes_seen = state["episodes_seen"]
+
+
+def _restore(rng: torch.Generator, state: Tensor) -> None:
+    """Goes on with a stream; one of another kind of device, which has a state of another size, begins anew."""
+    if state.numel() == rng.get_state().numel():
+        rng.set_state(state.cpu())
+
+
+def _as_here(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A state whose steps are counted where this run counts them: recordings need them on the GPU, others may not."""
+    own = [{key: x for key, x in group.items() if key == "capturable"} for group in optimiser.param_groups]
+    return saved | {"param_groups": [group | here for group, here in zip(saved["param_groups"], own, strict=True)]}

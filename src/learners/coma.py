@@ -15,16 +15,15 @@ from controllers.base import Controller
 from controllers.policy_mac import PolicyMAC
 from core.config import Settings
 from core.registry import LEARNERS
-from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Learner, Metrics, require
+from core.specs import EnvSpec, EpisodeBatch, States
+from learners.base import Learner, Metrics, lambda_returns, require
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import CounterfactualCritic
-from modules.layers import last_actions
+from modules.layers import last_of
 from modules.target import Target
 from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
 from rl.policy_gradient import counterfactual_advantage
-from rl.returns import td_lambda
 
 
 @LEARNERS.register
@@ -67,47 +66,45 @@ class COMA(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """The critic's steps, then one of the policy on the values from before each of them."""
-        batch = replay.latest(self.cfg.batch_size)
+        batch = replay.latest(self.cfg.batch_size).packed()
         self.new_episodes(replay)
         pi = self.controller.behaviour(self.controller.unroll(batch), batch.avail, t_env)
-        action = batch.completed(draw(pi.detach(), self.rng))
+        action = batch.completed(draw(pi.detach(), batch.uniforms(self.rng)))
         inputs = self.critic_inputs(batch, action)
         y = self.critic_target(batch, inputs, action)
-        before: dict[int, Tensor] = {}
-        metrics = self.descend_each("critic", self.critic_losses(batch, inputs, y, before), self.target)
-        q = torch.cat([before[t] for t in sorted(before)], 1)
-        metrics |= self.descend("policy", self.policy_loss(batch, pi[:, :-1], q))
+        q = torch.zeros_like(pi)
+        metrics = self.descend_each("critic", self.critic_losses(batch, inputs, y, q), self.target)
+        metrics |= self.descend("policy", self.policy_loss(batch, pi, q))
         log_pi = masked_log_softmax(pi.detach().clamp(min=1e-10).log(), batch.avail)
         return metrics | {
-            "policy_entropy": masked_mean(entropy(log_pi, batch.avail)[:, :-1], batch.mask),
+            "policy_entropy": masked_mean(entropy(log_pi, batch.avail), batch.mask),
             "target_mean": masked_mean(y, batch.mask),
         }
 
     def critic_inputs(self, batch: EpisodeBatch, action: Tensor) -> tuple[Tensor, ...]:
         """What the critic reads at every state."""
         joint = one_hot(action, self.spec.n_actions).float()
-        return batch.state, batch.obs, joint, last_actions(batch.action, self.spec.n_actions)
+        return batch.state, batch.obs, joint, last_of(batch, self.spec.n_actions)
 
     @torch.no_grad()
     def critic_target(self, batch: EpisodeBatch, inputs: tuple[Tensor, ...], action: Tensor) -> Float[Tensor, "b t n"]:
         """y_i: TD(λ) of Q'(s_t, a_t) of every agent."""
         value = taken(self.target(*inputs), action)
-        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
+        return lambda_returns(batch, value, self.cfg.gamma, self.cfg.td_lambda)
 
     def critic_losses(
-        self, batch: EpisodeBatch, inputs: tuple[Tensor, ...], y: Tensor, before: dict[int, Tensor]
+        self, batch: States, inputs: tuple[Tensor, ...], y: Tensor, before: Tensor
     ) -> Iterator[Float[Tensor, ""]]:
         """(Q(s, a) - y)² of each gradient step's time steps; ``before`` gets the values from before the step."""
-        last = y.shape[1]
-        steps = [slice(0, last)] if self.cfg.critic_mode == "batch" else [slice(t, t + 1) for t in range(last)][::-1]
-        for at in steps:
-            q = self.critic(*(x[:, :-1][:, at] for x in inputs))
-            before[at.start] = q.detach()
-            yield masked_mean((taken(q, batch.action[:, at]) - y[:, at]).square(), batch.mask[:, at])
+        steps = [slice(None)] if self.cfg.critic_mode == "batch" else batch.acting()[::-1]
+        for rows in steps:
+            q = self.critic(*(x[rows] for x in inputs))
+            before[rows] = q.detach()
+            yield masked_mean((taken(q, batch.action[rows]) - y[rows]).square(), batch.mask[rows])
 
     def policy_loss(
         self, batch: EpisodeBatch, pi: Float[Tensor, "b t n a"], q: Float[Tensor, "b t n a"]
     ) -> Float[Tensor, ""]:
         """-E[A_i log π̄_i(a_i)], A_i = Q(s, a) - Σ_a π̄_i(a) Q(s, (a, a_-i)) (Eq. 4, 5); mean over agents."""
-        advantage = counterfactual_advantage(q, pi, batch.avail[:, :-1], batch.action)
+        advantage = counterfactual_advantage(q, pi, batch.steps(batch.avail), batch.action)
         return masked_mean(-advantage * taken(pi, batch.action).clamp(min=1e-10).log(), batch.mask)

@@ -16,7 +16,7 @@ from controllers.deterministic_mac import DeterministicMAC
 from controllers.policy_mac import PolicyMAC
 from core.config import ConfigError, Settings
 from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Metrics
+from learners.base import Metrics, lambda_returns
 from learners.transitions import TransitionLearner
 from memory.replay import Replay
 from modules.critics.action import ActionCritic, LocalCritic
@@ -26,7 +26,6 @@ from modules.layers import action_vectors
 from modules.target import Target
 from rl.distributions import Policy
 from rl.masked import masked_mean
-from rl.returns import td_lambda
 
 
 class DeterministicLearner(TransitionLearner):
@@ -108,6 +107,11 @@ class DeterministicLearner(TransitionLearner):
     def climbed(self, batch: EpisodeBatch, mu: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t *n"]:
         """What the policies climb at the batch's steps by their actions ``mu``."""
 
+    def draw(self, replay: Replay) -> EpisodeBatch:
+        """Steps, or episodes without padding."""
+        batch = super().draw(replay)
+        return batch if self.cfg.sample == "transitions" else batch.packed()
+
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed here
         """A step of the critic; with every ``policy_delay``-th one a step of the policies and of the slow copies."""
         batch = self.draw(replay)
@@ -123,7 +127,7 @@ class DeterministicLearner(TransitionLearner):
         """mean (Q(s, a) - y)² at the actions taken."""
         y = self.targets(batch)
         action = action_vectors(batch.action, self.spec.n_actions)
-        q = self.critic(batch.state[:, :-1], batch.obs[:, :-1], action)
+        q = self.critic(batch.steps(batch.state), batch.steps(batch.obs), action)
         metrics = {"q_taken_mean": masked_mean(q.detach(), batch.mask), "target_mean": masked_mean(y, batch.mask)}
         return masked_mean((q - y).square(), batch.mask), metrics
 
@@ -132,15 +136,15 @@ class DeterministicLearner(TransitionLearner):
         """y: one-step targets or TD(λ) of Q'(s, μ'(τ)); 0 ahead of true ends only (T-22, T-57)."""
         controller, critic = self.target.slow
         pi = controller.policy(controller.unroll(batch), batch.avail)
-        action = pi.deterministic(self.rng if self.cfg.target_action == "sampled" else None)
-        ahead = critic(batch.state[:, 1:], batch.obs[:, 1:], action[:, 1:])
-        value = torch.cat([torch.zeros_like(ahead[:, :1]), ahead], 1)  # nothing looks ahead at the first state
-        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
+        noise = batch.uniforms(self.rng, torch.float) if self.cfg.target_action == "sampled" else None
+        value = batch.later(critic, batch.state, batch.obs, pi.deterministic(noise))
+        return lambda_returns(batch, value, self.cfg.gamma, self.cfg.td_lambda)
 
     def policy_loss(self, batch: EpisodeBatch) -> Float[Tensor, ""]:
         """- mean of what the policies climb + c mean z²; no step of the critic follows from it."""
         pi = self.policy(batch)
-        q = self.climbed(batch, pi.deterministic(self.rng if self.cfg.mu_noise else None))
+        noise = batch.uniforms(self.rng, torch.float, steps=True) if self.cfg.mu_noise else None
+        q = self.climbed(batch, pi.deterministic(noise))
         loss = -masked_mean(q, batch.mask)
         if self.cfg.regulariser:
             loss = loss + self.cfg.regulariser * masked_mean(pi.size(), batch.mask)
@@ -148,7 +152,7 @@ class DeterministicLearner(TransitionLearner):
 
     def policy(self, batch: EpisodeBatch) -> Policy:
         """π at the states in which somebody acted."""
-        return self.controller.policy(self.controller.unroll(batch)[:, :-1], batch.avail[:, :-1])
+        return self.controller.policy(batch.steps(self.controller.unroll(batch)), batch.steps(batch.avail))
 
     def get_extra_state(self) -> dict[str, Any]:
         """See ``Learner.get_extra_state``."""

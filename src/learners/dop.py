@@ -14,15 +14,14 @@ from controllers.policy_mac import PolicyMAC
 from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Learner, Metrics, require
+from learners.base import Learner, Metrics, lambda_returns, require
 from memory.replay import Replay
 from modules.critics.base import build_critic
 from modules.critics.policy import PolicyCritic
 from modules.fit import Fit
-from modules.layers import on_real
 from modules.target import Target
 from rl.masked import draw, entropy, masked_log_softmax, masked_mean, taken
-from rl.returns import td_lambda, tree_backup
+from rl.returns import tree_backup
 
 
 @LEARNERS.register
@@ -98,13 +97,13 @@ class DOP(Learner):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """The critic's steps on both sources of data, then one of the policies on the newest episodes."""
         cfg = self.cfg
-        on = self.read(replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size))
-        off = self.read(replay.uniform(cfg.batch_size))
+        on = self.read(replay.uniform(cfg.on_policy_batch, newest=cfg.on_policy_size)).packed()
+        off = self.read(replay.uniform(cfg.batch_size)).packed()
         y_on, y_off = self.on_policy_target(on, t_env), self.off_policy_target(off, t_env)
         fit = Fit.of(on, y_on, off, y_off)
         losses = (self.critic_loss(fit, rows) for rows in fit.steps(cfg.critic_mode))
         metrics = self.descend_each("critic", losses, self.target)
-        metrics |= self.learn_policy(self.read(replay.latest(cfg.on_policy_batch)), t_env)
+        metrics |= self.learn_policy(self.read(replay.latest(cfg.on_policy_batch)).packed(), t_env)
         return metrics | {"target_on_mean": masked_mean(y_on, on.mask), "target_off_mean": masked_mean(y_off, off.mask)}
 
     def learn_policy(self, batch: EpisodeBatch, t_env: int) -> Metrics:
@@ -119,22 +118,23 @@ class DOP(Learner):
     @torch.no_grad()
     def on_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
         """y^On: TD(λ) of Q'_tot(s_t, a_t)."""
-        drawn = draw(self.pi(batch, t_env), self.rng)
-        slow = self.target.slow
-        inputs = batch.state, batch.obs, batch.completed(drawn)
-        (value,) = on_real(lambda *x: (slow.q_tot(*x),), batch.length + 1, *inputs)
-        return td_lambda(batch.reward, batch.terminated, batch.mask, value, self.cfg.gamma, self.cfg.td_lambda)
+        drawn = draw(self.pi(batch, t_env), batch.uniforms(self.rng))
+        value = self.target.slow.q_tot(batch.state, batch.obs, batch.completed(drawn))
+        return lambda_returns(batch, value, self.cfg.gamma, self.cfg.td_lambda)
 
     @torch.no_grad()
     def off_policy_target(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, "b t"]:
         """y^TB: the decomposed multi-agent tree backup of Q'_tot with the current policies (Eq. 8, 9)."""
-        pi, slow, cfg = self.pi(batch, t_env), self.target.slow, self.cfg
-        action = torch.cat([batch.action, torch.zeros_like(batch.action[:, :1])], 1)  # the last state's is not read
-        inputs = batch.state, batch.obs, action, pi
-        q, expected = on_real(lambda *x: slow.both(*x, self.rng), batch.length + 1, *inputs)
-        joint = taken(pi[:, :-1], batch.action).prod(-1)
-        returns = batch.reward, batch.terminated, batch.mask, q[:, :-1], expected, joint
-        return tree_backup(*returns, cfg.gamma, cfg.tb_lambda, cfg.tb_steps)
+        pi, cfg = self.pi(batch, t_env), self.cfg
+        action = batch.completed(pi.new_zeros(pi.shape[:3], dtype=torch.long))  # the last state's is not read
+        q, expected = self.target.slow.both(batch.state, batch.obs, action, pi, batch.samples(self.rng))
+
+        def backed_up(whole: EpisodeBatch, x: Tensor) -> Tensor:
+            q, joint = x[:, :-1, 0], x[:, :-1, 1]
+            returns = whole.reward, whole.terminated, whole.mask, q, x[..., 2], joint
+            return tree_backup(*returns, cfg.gamma, cfg.tb_lambda, cfg.tb_steps)
+
+        return batch.over_time(backed_up, torch.stack([q, taken(pi, action).prod(-1), expected], -1))
 
     def critic_loss(self, fit: Fit, rows: slice) -> Float[Tensor, ""]:
         """κ E_off[(Q_tot - y^TB)²] + (1-κ) E_on[(Q_tot - y^On)²] (Eq. 7) over some of the steps."""
@@ -146,10 +146,11 @@ class DOP(Learner):
 
     def policy_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
         """-E[Σ_i k_i(s) A_i log π̄_i(a_i)] (Eq. 10), A_i local advantages of the current critic; mean over agents."""
-        avail, logits = batch.avail[:, :-1], self.controller.unroll(batch)[:, :-1]
+        avail, logits = batch.steps(batch.avail), batch.steps(self.controller.unroll(batch))
         pi = self.controller.behaviour(logits, avail, t_env)
         with torch.no_grad():
-            advantage = self.critic.advantage(batch.state[:, :-1], batch.obs[:, :-1], batch.action, pi, avail, self.rng)
+            inputs = batch.steps(batch.state), batch.steps(batch.obs), batch.action, pi, avail
+            advantage = self.critic.advantage(*inputs, batch.samples(self.rng))
         gain = advantage * taken(pi, batch.action).clamp(min=1e-10).log()
         if self.cfg.entropy_coef:
             gain = gain + self.cfg.entropy_coef * entropy(masked_log_softmax(logits, avail), avail)

@@ -68,10 +68,11 @@ class DOPComm(DOP):
 
     def message_losses(self, batch: EpisodeBatch) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
         """-log q_ξ(a*_j | x_j, m_·j), Σ_i KL(N(μ_ij, 1) || N(0, 1)) and -Σ_i log N(m_ij; 0, 1); means over agents j."""
-        said, avail, mask = self.controller.exchange(batch), batch.avail[:, :-1], batch.mask
+        said, steps, mask = self.controller.exchange(batch), batch.steps, batch.mask
+        heard = steps(said.heard)
         with torch.no_grad():
-            best = greedy(self.target.slow.local(batch.state[:, :-1], batch.obs[:, :-1]), avail)
-        log_q = self.controller.messages.log_posterior(said.x[:, :-1], said.heard[:, :-1])
-        density = 0.5 * (said.heard[:, :-1].square() + math.log(2 * math.pi)).sum(-1)
-        kl = kl_to_standard_normal(said.mean[:, :-1])
+            best = greedy(self.target.slow.local(steps(batch.state), steps(batch.obs)), steps(batch.avail))
+        log_q = self.controller.messages.log_posterior(steps(said.x), heard)
+        density = 0.5 * (heard.square() + math.log(2 * math.pi)).sum(-1)
+        kl = kl_to_standard_normal(steps(said.mean))
         return masked_mean(-taken(log_q, best), mask), masked_mean(kl, mask), masked_mean(density, mask)

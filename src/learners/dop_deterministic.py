@@ -50,6 +50,6 @@ class DOPDeterministic(DeterministicLearner):
 
     def climbed(self, batch: EpisodeBatch, mu: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t"]:
         """Σ_i k_i(s) Q_i(s, μ_i); with normalised k each agent's gradient is about 1/N of MADDPG's (T-23)."""
-        state = batch.state[:, :-1]
+        state = batch.steps(batch.state)
         k, _ = self.critic.mixer.weights(state)
-        return (k * self.critic.local(state, batch.obs[:, :-1], mu)).sum(-1)
+        return (k * self.critic.local(state, batch.steps(batch.obs), mu)).sum(-1)

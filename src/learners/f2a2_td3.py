@@ -11,6 +11,7 @@ from torch import Tensor
 
 from controllers.base import Controller
 from core.config import Settings
+from core.device import sent
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Metrics
@@ -84,7 +85,7 @@ class F2A2TD3(PrimalDual):
         if not due.any():
             return {}
         loss = self.policy_loss(scene, pi) + self.size_loss(scene, pi)
-        return self.descend_stacked("policy", loss, self.consensus.pull, due.to(scene.mask.device))
+        return self.descend_stacked("policy", loss, self.consensus.pull, sent(due, scene.mask.device))
 
     def policy_loss(self, scene: Scene, pi: Categorical) -> Float[Tensor, ""]:
         """- (α1 - 2 α2 δ CIM) Q(o, (μ_i, a_-i)), the bracket constant; α1 for the first critic only."""

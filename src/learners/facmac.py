@@ -41,4 +41,4 @@ class FACMAC(DeterministicLearner):
 
     def climbed(self, batch: EpisodeBatch, mu: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t"]:
         """Q_tot(s, μ_1, …, μ_N)."""
-        return self.critic(batch.state[:, :-1], batch.obs[:, :-1], mu)
+        return self.critic(batch.steps(batch.state), batch.steps(batch.obs), mu)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -39,8 +40,7 @@ class SoftCritic(nn.Module):
         self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: Scalar
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Q_jt(τ, u) = Σ_i λ_i(τ, u) [Q_i - V_i] + V_jt at the first t states, and the mixer's regulariser."""
-        v = soft_value(q, batch.avail[:, : q.shape[1]], alpha)
-        return mix_locals(self.mixer, batch, q, v, action)
+        return mix_locals(self.mixer, batch, q, action, partial(soft_value, alpha=alpha))
 
 
 @LEARNERS.register
@@ -77,7 +77,7 @@ class FOP(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of each critic, then one of the policy."""
-        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
         log_pi = masked_log_softmax(self.controller.unroll(batch), batch.avail)
         q = [critic.local(batch) for critic in self.critics]
         y = self.critic_target(batch, log_pi.detach(), alpha)

@@ -14,7 +14,7 @@ from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec
-from learners.base import Learner, Metrics, means
+from learners.base import Learner, Metrics, gradients_of, means
 from learners.ppo import Experience, PPOConfig, ValueFunction, gather, policy, refuse_unfit, surrogate
 from memory.replay import Replay
 from modules.agents.separate import SeparateAgents
@@ -67,19 +67,19 @@ class HAPPO(Learner):
         data, _ = gather(replay.latest(self.cfg.batch_size), self.controller, self.value, self.cfg)
         metrics, parts = self.value.begin(data), []
         factor = torch.ones_like(data.mask)[..., None]
-        for i in torch.randperm(self.spec.n_agents, generator=self.rng, device=self.rng.device).tolist():
+        for i in torch.randperm(self.spec.n_agents, generator=self.host_rng).tolist():
             own = data.agent(i)
             weighed = replace(own, advantage=factor * own.advantage)
-            parts += [self.improve(i, part) for part in weighed.parts(self.cfg, self.rng)]
+            parts += [self.improve(i, part) for part in weighed.parts(self.cfg, self.host_rng)]
             factor = factor * self.change(i, own)
-        values = [self.descend("value", self.value.loss(part)) for part in data.parts(self.cfg, self.rng)]
+        values = [self.descend("value", self.value.loss(part)) for part in data.parts(self.cfg, self.host_rng)]
         return metrics | means(parts) | means(values)
 
     def improve(self, i: int, part: Experience) -> Metrics:
         """One step of agent i's policy alone."""
         leaves = self.controller.agent.networks.leaves(i)
         loss, metrics = self.policy_loss(part, leaves)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        gradients = gradients_of(loss, list(leaves.values()))
         norm = nn.utils.get_total_norm(gradients)
         shrink = (self.cfg.grad_norm_clip / (norm + 1e-6)).clamp(max=1)
         self.adam.step_of(i, [gradient * shrink for gradient in gradients])
@@ -105,4 +105,4 @@ class HAPPO(Learner):
         def network(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             return self.controller.agent.single(parameters, *inputs)
 
-        return policy(self.controller, network, part)
+        return policy(self.controller, network, part)[0]

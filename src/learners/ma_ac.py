@@ -11,6 +11,8 @@ from torch import Tensor
 
 from controllers.base import Controller
 from core.config import Settings
+from core.device import sent
+from core.precision import full_precision
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Metrics
@@ -107,11 +109,12 @@ class NetworkedActorCritic(PeerLearner):
         return self.critics[0](obs.repeat(a, 1, 1, 1), joint).q.unflatten(0, (a, -1)).movedim(0, -1)
 
     @torch.no_grad()
+    @full_precision()
     def average(self) -> Metrics:
         """ω_i = Σ_j C_ij ω̃_j for all critics."""
         heard = self.graph.draw()
         params = list(self.critics.parameters())
-        weight = metropolis(heard).to(params[0].device)
+        weight = sent(metropolis(heard), params[0].device)
         copies = torch.cat([p.flatten(1) for p in params], 1)
         for p in params:
             p.copy_(torch.einsum("ij,j...->i...", weight, p))

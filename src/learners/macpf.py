@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from learners.soft import SoftConfig, policy_improvement
 from memory.replay import Replay
 from modules.agents.conditional import ConditionalHead
 from modules.layers import StateValue
-from modules.mixers.base import mix_locals
+from modules.mixers.base import Mixing, mix_locals
 from modules.target import Target
 from rl.masked import entropy, masked_log_softmax, masked_mean, sample, taken
 from rl.soft import soft_value
@@ -40,6 +41,10 @@ class SoftCritics(nn.Module):
         """The features of every history, from an empty memory."""
         return encode_agent(self.head, batch, self.n_actions)
 
+    def mixing(self, batch: EpisodeBatch) -> Mixing:
+        """Θ at the batch's states, for both modes."""
+        return self.mixer.given(batch.state)
+
     def local(
         self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], action: Int[Tensor, "b t n"]
     ) -> Float[Tensor, "b t n a"]:
@@ -53,13 +58,15 @@ class SoftCritics(nn.Module):
         q: Float[Tensor, "b t n a"],
         action: Int[Tensor, "b t n"],
         alpha: Scalar,
+        mix: Mixing,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
-        steps = action.shape[1]
-        v = soft_value(q, batch.avail[:, :steps], alpha)
         if self.v_jt is None:
-            return mix_locals(self.mixer, batch, q, v, action)
-        q_jt, regulariser = mix_locals(self.mixer, batch, q - v.unsqueeze(-1), torch.zeros_like(v), action)
+            return mix_locals(self.mixer, batch, q, action, partial(soft_value, alpha=alpha), mix)
+        steps = action.shape[1]
+        advantage = q - soft_value(q, batch.avail[:, :steps], alpha).unsqueeze(-1)
+        none = torch.zeros_like(advantage[..., 0])
+        q_jt, regulariser = mix_locals(self.mixer, batch, advantage, action, lambda *_: none, mix)
         return q_jt + self.v_jt[mode](batch.state[:, :steps]), regulariser
 
 
@@ -114,14 +121,15 @@ class MACPF(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of the critics and one of the policies, independent and dependent ones together."""
-        batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
+        batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
+        mix, slow_mix = self.critics.mixing(batch), self.target.slow.mixing(batch)
         metrics: Metrics = {"alpha": torch.as_tensor(alpha)}
         critic_losses, policy_losses = [], []
         for mode in self.modes:
             action, log_pi = self.decide(mode, batch, h_pi)
-            y = self.critic_target(mode, batch, h_slow, action, taken(log_pi, action).detach(), alpha)
-            critic_losses.append(self.critic_loss(mode, batch, h_q, y, alpha))
+            y = self.critic_target(mode, batch, h_slow, action, taken(log_pi, action).detach(), alpha, slow_mix)
+            critic_losses.append(self.critic_loss(mode, batch, h_q, y, alpha, mix))
             policy_losses.append(self.policy_loss(mode, batch, h_q, action, log_pi, alpha))
             spread = entropy(log_pi.detach(), batch.avail)
             metrics[f"{mode}_policy_entropy"] = masked_mean(batch.steps(spread), batch.mask)
@@ -151,17 +159,25 @@ class MACPF(Learner):
         action: Int[Tensor, "b states n"],
         log_prob: Float[Tensor, "b states n"],
         alpha: Scalar,
+        mix: Mixing,
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
         q = self.target.slow.local(mode, batch, h, action)
-        return self.cfg.soft_target(batch, self.target.slow.joint(mode, batch, q, action, alpha)[0], log_prob, alpha)
+        q_jt, _ = self.target.slow.joint(mode, batch, q, action, alpha, mix)
+        return self.cfg.soft_target(batch, q_jt, log_prob, alpha)
 
     def critic_loss(
-        self, mode: str, batch: EpisodeBatch, h: Float[Tensor, "b states n h"], y: Float[Tensor, "b t"], alpha: Scalar
+        self,
+        mode: str,
+        batch: EpisodeBatch,
+        h: Float[Tensor, "b states n h"],
+        y: Float[Tensor, "b t"],
+        alpha: Scalar,
+        mix: Mixing,
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
         q = self.critics.local(mode, batch, h, batch.action)
-        q_jt, regulariser = self.critics.joint(mode, batch, q, batch.action, alpha)
+        q_jt, regulariser = self.critics.joint(mode, batch, q, batch.action, alpha, mix)
         return masked_mean((q_jt - y).square() + regulariser, batch.mask)
 
     def policy_loss(

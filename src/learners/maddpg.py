@@ -57,4 +57,5 @@ class MADDPG(DeterministicLearner):
 
     def climbed(self, batch: EpisodeBatch, mu: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n"]:
         """Q_i(s, a_1, …, μ_i, …, a_N), for all i in one operation."""
-        return self.critic.replaced(batch.state[:, :-1], action_vectors(batch.action, self.spec.n_actions), mu)
+        taken = action_vectors(batch.action, self.spec.n_actions)
+        return self.critic.replaced(batch.steps(batch.state), taken, mu)

@@ -23,7 +23,6 @@ from learners.ppo import (
     policy,
     refuse_unfit,
     surrogate,
-    with_numbers,
 )
 from memory.replay import Replay
 from modules.chunks import Chunks, recall
@@ -58,8 +57,8 @@ class JointValue(nn.Module):
         length: Int[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b t n f"], Float[Tensor, "b n h"]]:
         """What ``total`` needs of every history of states: Q_i of all actions, or features in a box; and the memory."""
-        x = with_numbers(state, self.n_agents)
-        return self.critic(x, hidden, length) if self.discrete else self.critic.encode(x, hidden, length)
+        features, hidden = self.critic.encode_numbered(state, self.n_agents, hidden, length)
+        return self.critic.head(features) if self.discrete else features, hidden
 
     def total(
         self, features: Float[Tensor, "b t n f"], action: Float[Tensor, "b t n a"], state: Float[Tensor, "b t s"]
@@ -144,7 +143,7 @@ class MAIPG(Learner):
         self.new_episodes(replay)
         data, metrics = self.gather(replay.latest(self.cfg.batch_size))
         metrics |= self.value.begin(data)
-        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.rng)])
+        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.host_rng)])
 
     def learn(self, part: Interpolated) -> Metrics:
         """One step of each optimiser, and of the target networks."""
@@ -161,11 +160,12 @@ class MAIPG(Learner):
 
         With ν = 0 nothing is drawn for μ, so the random numbers stay MAPPO's, too (T-09).
         """
-        cfg, pi = self.cfg, policy(self.controller, self.controller.agent, part)
-        objective, entropy, metrics = surrogate(pi, part, cfg.clip)
+        cfg = self.cfg
+        pi, acts = policy(self.controller, self.controller.agent, part)
+        objective, entropy, metrics = surrogate(pi, acts, cfg.clip)
         loss = -(1 - cfg.nu) * objective - cfg.entropy_coef * entropy
         if cfg.nu > 0:
-            mu = pi.deterministic(self.rng if cfg.mu_noise else None)
+            mu = acts.everywhere(pi.deterministic(acts.uniforms(self.rng) if cfg.mu_noise else None))
             q = masked_mean(self.q.total(features, mu, part.state), part.mask)
             loss, metrics = loss - cfg.nu * q, metrics | {"q_mu": q.detach()}
         return loss, metrics

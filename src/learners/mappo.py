@@ -60,7 +60,7 @@ class MAPPO(Learner):
         self.new_episodes(replay)
         data, _ = gather(replay.latest(self.cfg.batch_size), self.controller, self.value, self.cfg)
         metrics = self.value.begin(data)
-        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.rng)])
+        return metrics | means([self.learn(part) for part in data.parts(self.cfg, self.host_rng)])
 
     def learn(self, part: Experience) -> Metrics:
         """One step of each optimiser."""
@@ -69,7 +69,5 @@ class MAPPO(Learner):
 
     def policy_loss(self, part: Experience) -> tuple[Float[Tensor, ""], Metrics]:
         """-mean min(ρ Â, clip(ρ, 1±ε) Â) - c mean H(π_i), over real steps and active agents (Yu et al., equation 1)."""
-        objective, entropy, metrics = surrogate(
-            policy(self.controller, self.controller.agent, part), part, self.cfg.clip
-        )
+        objective, entropy, metrics = surrogate(*policy(self.controller, self.controller.agent, part), self.cfg.clip)
         return -objective - self.cfg.entropy_coef * entropy, metrics

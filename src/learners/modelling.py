@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from core.device import sent
 from core.specs import EnvSpec, EpisodeBatch, valid_mask
 from learners.base import Learner, Metrics
 from memory.past import Past, past_of
@@ -60,7 +61,10 @@ class ModellingConfig(Learner.Config):
 
 
 class Trajectories:
-    """The first episodes that were collected, in host memory and half precision: what their agents saw and did."""
+    """The first episodes that were collected, in half precision: what their agents saw and did.
+
+    They stay on the device where learning happens: to read them there the host would have to wait for it.
+    """
 
     def __init__(self, spec: EnvSpec, most: int) -> None:
         """It is complete with ``most`` episodes."""
@@ -79,20 +83,18 @@ class Trajectories:
         for at in range(first, last, _TRAJECTORIES_AT_ONCE):
             batch = replay.numbered(at, min(_TRAJECTORIES_AT_ONCE, last - at))
             most = torch.finfo(torch.half).max
-            obs, action = batch.obs.clamp(-most, most).half().cpu(), batch.action.to(self._small).cpu()
+            obs, action = batch.obs.clamp(-most, most).half(), batch.action.to(self._small)
             for row, length in enumerate(batch.length.tolist()):
                 self._obs.append(obs[row, :length].clone())
                 self._action.append(action[row, :length].clone())
 
-    def take(
-        self, picks: list[int], device: torch.device
-    ) -> tuple[Float[Tensor, "b t n o"], Int[Tensor, "b t n"], Int[Tensor, " b"]]:
+    def take(self, picks: list[int]) -> tuple[Float[Tensor, "b t n o"], Int[Tensor, "b t n"], Int[Tensor, " b"]]:
         """Observations and actions of the chosen ones, with zeros on padding, and their lengths (in host memory)."""
         obs, action = ([of[k] for k in picks] for of in (self._obs, self._action))
         length = torch.tensor([len(x) for x in obs])
         return (
-            pad_sequence(obs, batch_first=True).to(device).float(),
-            pad_sequence(action, batch_first=True).to(device).long(),
+            pad_sequence(obs, batch_first=True).float(),
+            pad_sequence(action, batch_first=True).long(),
             length,
         )
 
@@ -102,11 +104,11 @@ class Trajectories:
             return {"lengths": []}
         return {"obs": torch.cat(self._obs), "action": torch.cat(self._action), "lengths": [len(x) for x in self._obs]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """The inverse of ``state_dict``; ``device`` is where learning happens."""
         lengths = state["lengths"]
         self._obs, self._action = (
-            [x.clone() for x in state[name].cpu().split(lengths)] if lengths else [] for name in ("obs", "action")
+            [x.clone() for x in state[name].to(device).split(lengths)] if lengths else [] for name in ("obs", "action")
         )
 
 
@@ -123,7 +125,7 @@ class Modelling(nn.Module):
     others: Tensor
 
     def __init__(self, spec: EnvSpec, cfg: ModellingConfig, rng: torch.Generator) -> None:
-        """``rng`` draws steps and trajectories: the learner's generator."""
+        """``rng`` draws steps and trajectories: the learner's generator in host memory."""
         super().__init__()
         self.cfg, self.n_agents, self.rng = cfg, spec.n_agents, rng
         self.models = OtherAgents(spec, cfg.moa_hidden, cfg.moa_share)
@@ -175,7 +177,7 @@ class Modelling(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of ``get_extra_state``."""
         vars(self).update(state["counts"])
-        self.trajectories.load_state_dict(state["trajectories"])
+        self.trajectories.load_state_dict(state["trajectories"], self.code.device)
 
     def _loss(self, replay: Replay) -> Float[Tensor, ""]:
         """Of the newest steps; what the predictions of them were worth is noted on the way."""
@@ -197,7 +199,7 @@ class Modelling(nn.Module):
         batch, device = replay.latest_steps(self.cfg.moa_pairs), self.code.device
         index = valid_mask(batch.length, batch.action.shape[1]).nonzero()[-self.cfg.moa_pairs :]
         fresh = index[:, 0] >= len(batch) - (replay.added - self.seen)
-        episode, t = index.to(device).T
+        episode, t = sent(index.T.contiguous(), device)
 
         def at(x: Tensor) -> Tensor:
             return x[episode, t][:, None]
@@ -207,13 +209,13 @@ class Modelling(nn.Module):
 
     def _subset(self) -> tuple[Tensor, Tensor, Tensor]:
         """Some trajectories, each subset equally likely."""
-        order = torch.randperm(len(self.trajectories), generator=self.rng, device=self.rng.device)
-        return self.trajectories.take(order[: self.cfg.moa_subset].tolist(), self.code.device)
+        order = torch.randperm(len(self.trajectories), generator=self.rng)
+        return self.trajectories.take(order[: self.cfg.moa_subset].tolist())
 
     def _draws(self, steps: int) -> Float[Tensor, "r 1 1"]:
         """How often each step is drawn: a loss weighted by it is that of the draws, and each is computed once."""
-        picks = torch.randint(steps, (self.cfg.moa_batch,), generator=self.rng, device=self.rng.device)
-        return picks.bincount(minlength=steps).float().to(self.code.device)[:, None, None]
+        picks = torch.randint(steps, (self.cfg.moa_batch,), generator=self.rng)
+        return sent(picks.bincount(minlength=steps).float(), self.code.device)[:, None, None]
 
     def _weight(self, steps: _Steps) -> Float[Tensor, "c r 1 n"]:
         """1 where an observer models another agent that has a choice."""
@@ -224,7 +226,7 @@ class Modelling(nn.Module):
         """Accuracy and cross-entropies of the predictions of steps that nothing was learned from yet, if there are."""
         if not steps.fresh.any():
             return
-        weight = self._weight(steps) * steps.fresh.float().to(logits.device)[:, None, None]
+        weight = self._weight(steps) * sent(steps.fresh.float(), logits.device)[:, None, None]
         log_pi = masked_log_softmax(logits, steps.avail.expand_as(logits))
         hit = (log_pi.argmax(-1) == steps.action).float()
         uniform = steps.avail.sum(-1).float().log().expand_as(weight)
@@ -242,7 +244,7 @@ class Modelling(nn.Module):
         every = range(len(self.trajectories))
         for at in every[::_TRAJECTORIES_AT_ONCE]:
             picks = every[at : at + _TRAJECTORIES_AT_ONCE]
-            code = self.models.character(*self.trajectories.take(list(picks), self.code.device))
+            code = self.models.character(*self.trajectories.take(list(picks)))
             total += len(picks) / len(every) * code
         self.code.copy_(total)
 

@@ -15,7 +15,7 @@ from controllers.base import Controller
 from controllers.policy_mac import PolicyMAC
 from core.config import ConfigError, Settings
 from core.specs import EnvSpec, EpisodeBatch
-from learners.base import Learner, Metrics, require
+from learners.base import Learner, Metrics, gradients_of, require
 from learners.transitions import TransitionLearner
 from memory.replay import Replay
 from modules.agents.separate import SeparateAgents
@@ -138,7 +138,7 @@ class PeerLearner(TransitionLearner):
         optimiser = self._optimisers[name]
         assert isinstance(optimiser, StackedAdam)
         params = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, params)
+        gradients = gradients_of(loss, params)
         norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
         scale = (self.cfg.grad_norm_clip / (norm + 1e-6)).clamp(max=1)
         steps = [g * scale.view(-1, *[1] * (g.dim() - 1)) for g in gradients]

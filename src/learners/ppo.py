@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from controllers.stochastic import StochasticController
 from core.config import ConfigError, Settings
-from core.specs import EnvSpec, EpisodeBatch
+from core.device import sent
+from core.specs import EnvSpec, EpisodeBatch, Uniforms
 from learners.base import Learner, Metrics
-from modules.chunks import Chunks, Recurrent, recall
+from modules.agents.base import Agent
+from modules.chunks import Chunks, Recurrent, Trail, recall
 from modules.critics.base import build_critic
 from modules.critics.history import HistoryCritic
-from modules.layers import agent_inputs, input_dim, last_actions
+from modules.layers import agent_inputs, input_dim, last_actions, with_numbers
 from modules.normaliser import PopArt, Unnormalised, ValueNorm
 from rl.distributions import Distribution
 from rl.policy_gradient import clipped_surrogate, clipped_value_loss, mean_over, residual_variance, standardised
@@ -102,13 +105,30 @@ class Experience:
     policy_memory: Float[Tensor, "c n h"]
     value_memory: Float[Tensor, "c m k"]
 
+    @cached_property
+    def acts(self) -> Acts:
+        """What counts of it for policies that numbered actions are drawn from."""
+        trail = Trail.of(self.active > 0)
+        fields = {
+            name: trail.pick(getattr(self, name)) for name in ("active", "avail", "action", "log_prob", "advantage")
+        }
+        return Acts(trail=trail, others=self.avail.to(self.mask.dtype), **fields)
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:
+        """Where numbers for every agent and action are drawn from."""
+        return rng
+
+    def everywhere(self, mu: Float[Tensor, "c l n a"]) -> Float[Tensor, "c l n a"]:
+        """The actions μ of all agents."""
+        return mu
+
     def __len__(self) -> int:
         """The number of chunks."""
         return len(self.mask)
 
     def chosen(self: E, index: Int[Tensor, " d"]) -> E:
         """Some of the chunks; ``index`` is in host memory."""
-        rows = index.to(self.mask.device, non_blocking=True)
+        rows = sent(index, self.mask.device)
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return type(self)(**{name: x[index if name == "length" else rows] for name, x in own.items()})
 
@@ -120,13 +140,47 @@ class Experience:
         return Experience(**own | {"policy_memory": self.policy_memory[:, i : i + 1]})
 
     def parts(self: E, cfg: PPOConfig, rng: torch.Generator) -> Iterator[E]:
-        """One part per gradient step, ``epochs`` times all of them. Draws only where there is more than one part."""
+        """One part per gradient step, ``epochs`` times all of them.
+
+        Draws, from a generator in host memory, only where there is more than one part.
+        """
         for _ in range(cfg.epochs):
             if cfg.num_mini_batch == 1:
                 yield self
                 continue
-            order = torch.randperm(len(self), generator=rng, device=rng.device).cpu()
+            order = torch.randperm(len(self), generator=rng)
             yield from (self.chosen(index) for index in order.tensor_split(cfg.num_mini_batch) if len(index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acts:
+    """Of an ``Experience``: every agent's steps up to its last one that counts, as [m, 1, ...] without padding.
+
+    After it the agent is dead: it has one possible action, so its policy has no gradient, and its network need not be
+    asked. In battles that is half of all steps.
+    """
+
+    trail: Trail
+    active: Float[Tensor, "m 1"]
+    avail: Bool[Tensor, "m 1 a"]
+    action: Int[Tensor, "m 1"]
+    log_prob: Float[Tensor, "m 1"]
+    advantage: Float[Tensor, "m 1"]
+    others: Float[Tensor, "c l n a"]
+    """At the other steps, each agent's one possible action as a one-hot."""
+
+    def uniforms(self, rng: torch.Generator) -> Uniforms:
+        """Numbers are drawn for the other steps, too, so that leaving them out changes nobody's."""
+
+        def drawn(shape: torch.Size) -> Tensor:
+            everywhere = torch.rand(*self.trail.shape, shape[-1], generator=rng, device=rng.device)
+            return self.trail.pick(everywhere)
+
+        return drawn
+
+    def everywhere(self, mu: Float[Tensor, "m 1 a"]) -> Float[Tensor, "c l n a"]:
+        """The actions μ of all agents."""
+        return self.trail.spread(mu, self.others)
 
 
 class ValueFunction(nn.Module):
@@ -182,13 +236,6 @@ class ValueFunction(nn.Module):
         return mean_over(clipped_value_loss(value, old, target, clip, self.cfg.huber_delta), mask)
 
 
-def with_numbers(state: Float[Tensor, "b t s"], n: int) -> Float[Tensor, "b t n i"]:
-    """The state once for every agent, each with the agent's one-hot number."""
-    b, t, _ = state.shape
-    ids = torch.eye(n, dtype=state.dtype, device=state.device).expand(b, t, n, n)
-    return torch.cat([state[:, :, None].expand(-1, -1, n, -1), ids], -1)
-
-
 def active(batch: EpisodeBatch, cfg: PPOConfig, discrete: bool) -> Float[Tensor, "b t n"]:
     """1 at real steps of agents that have another action than 0, which is all that the dead have in SMAC."""
     real = batch.mask[..., None].expand(batch.avail[:, :-1].shape[:3])
@@ -233,12 +280,20 @@ def gather(
     return data, out
 
 
-def policy(controller: StochasticController, network: Recurrent, part: Experience) -> Distribution:
-    """The agents' policies at every step of the chunks, with gradient."""
-    return controller.policy(network(part.obs, part.last, part.policy_memory, part.length)[0], part.avail)
+def policy(
+    controller: StochasticController, network: Recurrent, part: Experience
+) -> tuple[Distribution, Experience | Acts]:
+    """The agents' policies with gradient, and what they are of: on a CPU, if the network can, what counts only."""
+    if not isinstance(network, Agent) or part.mask.device.type != "cpu":
+        return controller.policy(network(part.obs, part.last, part.policy_memory, part.length)[0], part.avail), part
+    acts, trail = part.acts, part.acts.trail
+    x = trail.pick(network.inputs(part.obs, part.last))
+    return controller.policy(network.walk(x, trail.alive, trail.begin(part.policy_memory)), acts.avail), acts
 
 
-def surrogate(pi: Distribution, part: Experience, clip: float) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Metrics]:
+def surrogate(
+    pi: Distribution, part: Experience | Acts, clip: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Metrics]:
     """Mean over steps and agents of PPO's clipped objective and of the entropy, both to be maximised; and metrics."""
     log_ratio = torch.where(part.active > 0, pi.log_prob(part.action) - part.log_prob, 0.0)
     ratio = log_ratio.exp()

@@ -130,7 +130,7 @@ class PrimalDual(PeerLearner):
         self.target.slow.load_state_dict(nn.ModuleList([controller, self.critics]).state_dict())
         self._optimisers["critic"] = StackedAdam(self.critics.parameters(), cfg.critic_lr, cfg.adam_eps)
         self.reads_actions = self.critics[0].reads_actions
-        self.modelling = Modelling(spec, cfg, rng) if self.reads_actions and cfg.moa == "on" else None
+        self.modelling = Modelling(spec, cfg, self.host_rng) if self.reads_actions and cfg.moa == "on" else None
         if self.modelling is not None:
             self.optimise("moa", self.modelling, lr=cfg.lr if cfg.moa_lr is None else cfg.moa_lr)
 

@@ -59,7 +59,7 @@ class QTRAN(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on L_td + λ_opt L_opt + λ_nopt L_nopt."""
-        losses = self.losses(replay.uniform(self.cfg.batch_size))
+        losses = self.losses(self.draw(replay))
         total = losses["td_loss"] + self.cfg.opt_loss * losses["opt_loss"]
         total = total + self.cfg.nopt_min_loss * losses["nopt_loss"]
         metrics = self.descend("q", total) | {name: loss.detach() for name, loss in losses.items()}
@@ -71,11 +71,11 @@ class QTRAN(Learner):
         h = encode_agent(self.controller.agent, batch, self.spec.n_actions)
         q = self.controller.agent.head(h)
         best = greedy(q.detach(), batch.avail)
-        now, best_now, q_now = slice(0, batch.action.shape[1]), best[:, :-1], q[:, :-1]
-        q_jt = self.joint(self.critic, h[:, now], batch, batch.action)
+        h_now, best_now, q_now = batch.steps(h), batch.steps(best), batch.steps(q)
+        q_jt = self.joint(self.critic, h_now, batch, batch.action)
         with torch.no_grad():
-            q_jt_best = self.joint(self.critic, h[:, now], batch, best_now)
-        v = self.critic.value(batch.state[:, now])
+            q_jt_best = self.joint(self.critic, h_now, batch, best_now)
+        v = self.critic.value(batch.steps(batch.state))
         return {
             "td_loss": self.td_loss(batch, q_jt, self.targets(batch, best)),
             "opt_loss": self.opt_loss(batch, taken(q_now, best_now), q_jt_best, v),

@@ -12,7 +12,7 @@ from memory.replay import Replay
 
 
 class TransitionLearner(Learner):
-    """Off-policy learning from single steps or from whole episodes; a batch of steps is one of one-step episodes."""
+    """Off-policy learning from single steps, a batch of one-step episodes, or from whole episodes."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Learner.Config):
@@ -39,7 +39,7 @@ class TransitionLearner(Learner):
         return stored >= self.cfg.batch_size and replay.added >= self.cfg.burn_in
 
     def draw(self, replay: Replay) -> EpisodeBatch:
-        """What an update learns from."""
+        """What an update learns from; episodes are padded to one length."""
         if self.cfg.sample == "transitions":
             return replay.transitions(self.cfg.batch_size)
         return replay.uniform(self.cfg.batch_size)

@@ -50,10 +50,7 @@ def mix_utilities(
     Mixers of advantages measure them from the largest available values of the same ``q``. Without a mixer the
     agents keep their own values.
     """
-    steps = action.shape[1]
-    if mixer is not None and mixer.reads_joint:
-        values = q.detach()
-        return mix_locals(mixer, batch, q, taken(values, greedy(values, batch.avail[:, :steps])), action)
-    chosen = taken(q, action)
-    q_tot = chosen if mixer is None else mixer(chosen, batch.state[:, :steps])
-    return q_tot, q_tot.new_zeros(q_tot.shape)
+    if mixer is None:
+        chosen = taken(q, action)
+        return chosen, chosen.new_zeros(chosen.shape)
+    return mix_locals(mixer, batch, q, action, lambda x, avail: taken(x, greedy(x, avail)))

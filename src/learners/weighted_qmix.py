@@ -82,7 +82,7 @@ class WeightedQMIX(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on both losses, which share no parameter."""
-        terms = self.losses(replay.uniform(self.cfg.batch_size))
+        terms = self.losses(self.draw(replay))
         metrics = self.descend("q", terms["qmix_loss"] + terms["central_loss"])
         self.target.step(self.new_episodes(replay))
         return metrics | {name: term.detach() for name, term in terms.items()}
@@ -93,9 +93,9 @@ class WeightedQMIX(Learner):
         best = greedy(q.detach(), batch.avail)
         best_value = self.target(batch, best)
         y = self.cfg.returns(batch, best_value)
-        q_tot, regulariser = mix_utilities(self.mixer, batch, q[:, :-1], batch.action)
-        is_best = (batch.action == best[:, :-1]).all(-1)
-        weight = self.weights(q_tot.detach(), y, is_best, best_value[:, :-1])
+        q_tot, regulariser = mix_utilities(self.mixer, batch, batch.steps(q), batch.action)
+        is_best = (batch.action == batch.steps(best)).all(-1)
+        weight = self.weights(q_tot.detach(), y, is_best, batch.steps(best_value))
         return {
             "qmix_loss": self.qmix_loss(batch, q_tot, y, weight) + masked_mean(regulariser, batch.mask),
             "central_loss": self.central_loss(batch, y),

@@ -26,14 +26,14 @@ class Draws:
     steps: Sequence[int]
     """Steps of each seed's longest episode."""
 
-    def uniforms(self, shape: Sequence[int], more: int) -> Tensor:
+    def uniforms(self, shape: Sequence[int], more: int, dtype: torch.dtype) -> Tensor:
         """Numbers [b, t, ...] from the seeds' generators, each as many as for its own episodes and ``more`` steps."""
 
         def drawn() -> Tensor:
             whole: Tensor | None = None
             for k, (learner, steps) in enumerate(zip(self.program.learners, self.steps, strict=True)):
                 own = (shape[0], steps + more, *shape[2:])
-                u = torch.rand(own, generator=learner.rng, device=learner.rng.device, dtype=torch.double)
+                u = torch.rand(own, generator=learner.rng, device=learner.rng.device, dtype=dtype)
                 whole = u.new_zeros(self.program.n, *shape) if whole is None else whole
                 whole[k, :, : own[1]] = u[self.order[k].to(u.device)]
             assert whole is not None
@@ -58,19 +58,29 @@ class JointBatch(EpisodeBatch):
         own = {f.name: getattr(states, f.name) for f in fields(States)}
         return JointStates(**own)
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:  # noqa: ARG002 - the seeds' own are drawn from
-        """See ``EpisodeBatch.uniforms``."""
-        return lambda shape: self.draws.uniforms(shape, shape[1] - self.mask.shape[1])
+    def uniforms(self, rng: torch.Generator, dtype: torch.dtype = torch.double, steps: bool = False) -> Uniforms:  # noqa: ARG002
+        """See ``EpisodeBatch.uniforms``; the seeds' own generators are drawn from."""
+        return lambda shape: self.draws.uniforms(shape, shape[1] - self.mask.shape[1], dtype)
 
 
 @dataclass(frozen=True)
 class JointStates(States):
     """The states of a ``JointBatch``."""
 
-    def uniforms(self, rng: torch.Generator) -> Uniforms:
+    def uniforms(self, rng: torch.Generator, dtype: torch.dtype = torch.double, steps: bool = False) -> Uniforms:
         """See ``EpisodeBatch.uniforms``."""
-        numbers: Any = self.whole.uniforms(rng)
-        return lambda shape: self.pack(numbers(torch.Size((*self.whole.obs.shape[:2], *shape[2:]))))
+        numbers: Any = self.whole.uniforms(rng, dtype)
+        b, states = self.whole.obs.shape[:2]
+
+        def drawn(shape: torch.Size) -> Tensor:
+            u = numbers(torch.Size((b, states - steps, *shape[2:])))
+            return self.pack(torch.cat([u, torch.zeros_like(u[:, :1])], 1) if steps else u)
+
+        return drawn
+
+    def samples(self, rng: torch.Generator) -> Uniforms:
+        """Not known here: such numbers are drawn for the visited states only, of which seeds have different ones."""
+        raise NotImplementedError("this learner's draws cannot be made for several seeds at once")
 
 
 class JointReplay(Replay):

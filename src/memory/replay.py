@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from core.device import Lane, sent
 from core.specs import EnvSpec, EpisodeBatch, Extras, valid_mask
 from memory.past import PAST_ACTION, PAST_OBS, PAST_REAL
 from memory.sparse import SparseRows
@@ -19,6 +20,13 @@ Format = Literal["dense", "sparse", "half"]
 _SPARSE = ("obs", "state")
 _PER_STATE = ("obs", "state", "avail")
 _FIRST_ROWS = 4096
+
+
+class _At(NamedTuple):
+    """Rows of the ring, counted from its start, where the host and where the device reads them."""
+
+    host: Int[Tensor, "*k"]
+    there: Int[Tensor, "*k"]
 
 
 class Replay:
@@ -38,6 +46,7 @@ class Replay:
         rng: torch.Generator,
         enough_steps: int | None = None,
         stored: Format = "dense",
+        shown_on: torch.device | str | None = None,
     ) -> None:
         """An empty replay.
 
@@ -50,9 +59,13 @@ class Replay:
             enough_steps: the oldest episode goes where this many steps are stored without it; None: it stays.
             stored: ``sparse`` keeps of observations and states what is not zero, exactly, with up to a quarter of
                 spare room beyond ``max_bytes``; ``half`` rounds observations to 16 bits.
+            shown_on: where what is drawn is handed out; None: on ``device``. From host memory it gets to a GPU by
+                copies that neither the host nor the GPU waits for.
         """
         self.spec, self.capacity, self.max_bytes, self.enough_steps = spec, capacity, max_bytes, enough_steps
         self.device, self.rng, self.stored = torch.device(device), rng, stored
+        shown_on = self.device if shown_on is None else torch.device(shown_on)
+        self._lane = Lane(shown_on) if self.device != shown_on else None
         self._own = spec.action_mask.to(self.device)
         self.added = 0
         """Episodes ever added: the clock of everything that counts episodes."""
@@ -93,7 +106,7 @@ class Replay:
         self._refuse_oversized(int(batch.length.max()) + 1, fields)
         for row, length in enumerate(batch.length.tolist()):
             start = self._make_room(length + 1, fields)
-            place = (start + torch.arange(length + 1)).remainder(self._size).to(self.device)
+            place = self._at((start + torch.arange(length + 1)).remainder(self._size))
             for name, x in fields.items():
                 self._write(name, place, x[row, : length + 1])
             self._episodes.append((start, length))
@@ -128,7 +141,7 @@ class Replay:
         episode = torch.searchsorted(ends, picks, right=True)
         start, step = start[episode], picks - torch.where(episode > 0, ends[episode - 1], 0)
         batch = self._take(start + step, torch.ones(n, dtype=torch.long))
-        return replace(batch, extras=batch.extras | self._before(start, step, past)) if past else batch
+        return self._shown(replace(batch, extras=batch.extras | self._before(start, step, past)) if past else batch)
 
     def latest(self, n: int) -> EpisodeBatch:
         """The ``n`` newest episodes, oldest of them first."""
@@ -151,7 +164,7 @@ class Replay:
         """The stored rows in order of age, the episodes' lengths, and the generator."""
         order = self._in_order()
         return {
-            "rows": {name: x[order] for name, x in self._rows.items()},
+            "rows": {name: self._picked(name, order) for name in self._rows},
             "lengths": [length for _, length in self._episodes],
             "added": self.added,
             "rng": self.rng.get_state(),
@@ -163,7 +176,7 @@ class Replay:
         self._size = len(next(iter(rows.values()))) if rows else 0
         self._rows = {name: self._empty(name, len(x), x.new_zeros(x.shape[1:])) for name, x in rows.items()}
         for name, x in rows.items():
-            self._write(name, torch.arange(len(x), device=self.device), x)
+            self._write(name, self._at(torch.arange(len(x))), x)
         self._episodes.clear()
         self._head = 0
         for length in state["lengths"]:
@@ -226,22 +239,29 @@ class Replay:
             return SparseRows(size, row)
         return torch.zeros(size, *row.shape, dtype=row.dtype, device=self.device)
 
-    def _grown(self, name: str, size: int, row: Tensor, order: Tensor) -> Tensor | SparseRows:
+    def _grown(self, name: str, size: int, row: Tensor, order: _At) -> Tensor | SparseRows:
         """The stored rows of a field, in order, at the start of room for ``size``."""
         old = self._rows.get(name)
         if isinstance(old, SparseRows):
-            return old.moved(size, order)
+            return old.moved(size, order.host)
         grown = self._empty(name, size, row)
         if old is not None and isinstance(grown, Tensor):
-            grown[: len(order)] = old[order]
+            grown[: len(order.host)] = old[order.there]
         return grown
 
-    def _write(self, name: str, place: Tensor, x: Tensor) -> None:
+    def _at(self, index: Tensor) -> _At:
+        return _At(index, sent(index, self.device))
+
+    def _write(self, name: str, place: _At, x: Tensor) -> None:
         rows = self._rows[name]
         if isinstance(rows, SparseRows):
-            rows.write(place, x)
+            rows.write(place.host, x)
         else:
-            rows[place] = x
+            rows[place.there] = x
+
+    def _picked(self, name: str, index: _At) -> Tensor:
+        rows = self._rows[name]
+        return rows[index.host] if isinstance(rows, SparseRows) else rows[index.there]
 
     def _fixed_bytes(self, rows: dict[str, Any]) -> int:
         """Bytes of one row of every field, without the values of sparse ones."""
@@ -268,15 +288,19 @@ class Replay:
         self._size = size
         return True
 
-    def _in_order(self) -> Int[Tensor, " rows"]:
+    def _in_order(self) -> _At:
         """Indices of the stored rows, oldest first."""
         if not self._episodes:
-            return torch.zeros(0, dtype=torch.long, device=self.device)
-        return torch.arange(self._episodes[0][0], self._head).remainder(self._size).to(self.device)
+            return self._at(torch.zeros(0, dtype=torch.long))
+        return self._at(torch.arange(self._episodes[0][0], self._head).remainder(self._size))
 
     def _gather(self, picks: list[int]) -> EpisodeBatch:
         chosen = [self._episodes[i] for i in picks]
-        return self._take(torch.tensor([s for s, _ in chosen]), torch.tensor([n for _, n in chosen]))
+        return self._shown(self._take(torch.tensor([s for s, _ in chosen]), torch.tensor([n for _, n in chosen])))
+
+    def _shown(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """The batch where it is asked for."""
+        return batch if self._lane is None else self._lane(batch.map)
 
     def _take(self, start: Int[Tensor, " b"], length: Int[Tensor, " b"]) -> EpisodeBatch:
         """``length`` steps and one more state from the rows ``start`` on, counted without wrapping."""
@@ -284,11 +308,11 @@ class Replay:
         offset = torch.arange(steps + 1)
         beyond = offset > length[:, None]
         index = (start[:, None] + offset.expand_as(beyond).masked_fill(beyond, 0)).remainder(self._size)
-        index, padding = index.to(self.device), beyond.to(self.device)
-        over = (offset >= length[:, None]).to(self.device)
+        at, padding = self._at(index), sent(beyond, self.device)
+        over = sent(offset >= length[:, None], self.device)
 
         def take(name: str, hide: Tensor) -> Tensor:
-            return self._read(name, index, hide)
+            return self._read(name, at, hide)
 
         def take_steps(name: str) -> Tensor:
             return take(name, over)[:, :steps]
@@ -311,14 +335,14 @@ class Replay:
     def _before(self, start: Int[Tensor, " b"], step: Int[Tensor, " b"], past: int) -> Extras:
         """What was seen and done in the ``past`` steps before the one that is ``step`` rows behind ``start``."""
         at = step[:, None] + torch.arange(-past, 0)
-        index = (start[:, None] + at.clamp(min=0)).remainder(self._size).to(self.device)
-        absent = (at < 0).to(self.device)
+        index = self._at((start[:, None] + at.clamp(min=0)).remainder(self._size))
+        absent = sent(at < 0, self.device)
         obs, action = (self._read(name, index, absent) for name in ("obs", "action"))
         return {PAST_OBS: obs, PAST_ACTION: action, PAST_REAL: ~absent}
 
-    def _read(self, name: str, index: Int[Tensor, "b t"], hide: Bool[Tensor, "b t"]) -> Tensor:
+    def _read(self, name: str, index: _At, hide: Bool[Tensor, "b t"]) -> Tensor:
         """A field of the rows ``index``, zeros where they are to be hidden."""
-        x = self._rows[name][index]
+        x = self._picked(name, index)
         if name == "obs" and self.stored == "half":
             x = x.float()
         x = x.masked_fill_(hide.view(*hide.shape, *[1] * (x.dim() - 2)), 0)

@@ -8,20 +8,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from core.device import sent
+
 
 class SparseRows:
     """Stands in for a tensor of rows [size, *shape] in a ring that is written in order and freed in order.
 
     The values lie in a ring of their own, that grows by a quarter where it is full. Observations of StarCraft's battles
     are zero to three quarters and more: of the dead, of all that is out of sight, and one-hots.
+
+    How many values each row has, and where they begin, is kept in host memory, and so are the indices of rows that are
+    asked for: reading decides sizes by them, and never waits for the device on which the values are.
     """
 
     def __init__(self, size: int, example: Tensor) -> None:
         """Room for ``size`` rows of the shape, type and device of ``example``."""
         self.shape, width = example.shape, example.numel()
         self._bits = torch.zeros(size, math.ceil(width / 8), dtype=torch.uint8, device=example.device)
-        self._count = torch.zeros(size, dtype=torch.int32, device=example.device)
-        self._start = torch.zeros(size, dtype=torch.long, device=example.device)
+        self._count = torch.zeros(size, dtype=torch.int32)
+        self._start = torch.zeros(size, dtype=torch.long)
         self._values = example.new_zeros(0)
         self._tail = self._head = 0
         self._powers = 2 ** torch.arange(8, dtype=torch.uint8, device=example.device)
@@ -42,15 +47,15 @@ class SparseRows:
         return (self._head - self._tail) * self._values.element_size()
 
     def write(self, place: Int[Tensor, " k"], x: Tensor) -> None:
-        """Stores the rows x [k, *shape], the newest ones, at ``place``."""
+        """Stores the rows x [k, *shape], the newest ones, at ``place``; waits to learn how many values they have."""
         flat = x.reshape(len(x), -1)
         there = flat != 0
-        count = there.sum(1)
+        count = there.sum(1).cpu()
         self._make_room(int(count.sum()))
         self._count[place] = count.int()
         self._start[place] = self._head + count.cumsum(0) - count
         octets = torch.nn.functional.pad(there, (0, -there.shape[1] % 8)).unflatten(1, (-1, 8))
-        self._bits[place] = (octets * self._powers).sum(-1, dtype=torch.uint8)
+        self._bits[sent(place, flat.device)] = (octets * self._powers).sum(-1, dtype=torch.uint8)
         values = flat[there]
         at = self._head + torch.arange(len(values), device=values.device)
         self._values[at.remainder(max(len(self._values), 1))] = values
@@ -61,13 +66,15 @@ class SparseRows:
         self._tail = self._head if oldest is None else int(self._start[oldest])
 
     def __getitem__(self, index: Int[Tensor, "*b"]) -> Tensor:
-        """The rows [*b, *shape], as they were."""
-        rows = index.flatten()
-        there = (self._bits[rows].unsqueeze(-1) & self._powers).bool().flatten(1)[:, : math.prod(self.shape)]
+        """The rows [*b, *shape], as they were; on the device of the values."""
+        rows, device = index.flatten(), self._values.device
+        octets = self._bits[sent(rows, device)].unsqueeze(-1) & self._powers
+        there = octets.bool().flatten(1)[:, : math.prod(self.shape)]
         count = self._count[rows].long()
-        before = count.cumsum(0) - count
-        at = torch.arange(int(count.sum()), device=rows.device) + (self._start[rows] - before).repeat_interleave(count)
-        found = self._values[at.remainder(max(len(self._values), 1))]
+        ends = count.cumsum(0)
+        first, total = sent(self._start[rows] - ends + count, device), int(ends[-1]) if len(ends) else 0
+        shift = first.repeat_interleave(sent(count, device), output_size=total)
+        found = self._values[(torch.arange(total, device=device) + shift).remainder(max(len(self._values), 1))]
         out = self._values.new_zeros(there.shape).masked_scatter_(there, found)
         return out.view(*index.shape, *self.shape)
 
@@ -75,7 +82,8 @@ class SparseRows:
         """The rows ``order`` at the start of ``size`` rows; the values stay where they are."""
         made = SparseRows(size, self._values.new_zeros(self.shape))
         for name in ("_bits", "_count", "_start"):
-            getattr(made, name)[: len(order)] = getattr(self, name)[order]
+            old = getattr(self, name)
+            getattr(made, name)[: len(order)] = old[sent(order, old.device)]
         made._values, made._tail, made._head = self._values, self._tail, self._head
         return made
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 
-from modules.layers import FeedForwardEncoder, RecurrentEncoder
+from core.specs import in_turn
+from modules.layers import FeedForwardEncoder, RecurrentEncoder, at_end, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,43 @@ class Block(nn.Module):
         """As ``RecurrentEncoder.forward``, but that features beyond an episode's length are some finite constant."""
         features, hidden = self.encoder(x, hidden, length)
         return self.norm(features), hidden
+
+    @property
+    def splits(self) -> bool:
+        """Whether ``numbered`` can be called."""
+        return isinstance(self.encoder, RecurrentEncoder)
+
+    def numbered(
+        self, x: Float[Tensor, "b t j"], n: int, hidden: Float[Tensor, "b n h"], length: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """As ``forward`` of x and each agent's one-hot number: what the numbers do not change is computed once.
+
+        Numbers move the mean and the variance of all agents' inputs alike.
+        """
+        b, t = x.shape[:2]
+        rows, alive, order = in_turn(length, t)
+        x, scale = pad(x.flatten(0, 1).index_select(0, rows), (0, n)), x.new_ones(1, 1)
+        embed: Any = self.encoder.embed
+        layers = list(embed)
+        norm = layers.pop(0) if isinstance(layers[0], nn.LayerNorm) else None
+        first, *rest = layers
+        weight, bias = first.weight, first.bias
+        if norm is not None:
+            mean = (x.sum(-1, keepdim=True) + 1) / x.shape[-1]
+            x = x - mean
+            scale = ((x.square().sum(-1, keepdim=True) + 1 - 2 * mean) / x.shape[-1] + norm.eps).rsqrt()
+            x, weight, bias = x * scale, weight * norm.weight, bias + weight @ norm.bias
+        y = linear(x, weight, bias).unsqueeze(1) + scale.unsqueeze(-1) * weight[:, -n:].t()
+        for layer in rest:
+            y = layer(y)
+        states = unpack(self.encoder.walk(y, alive, hidden[order]), rows, b, t)
+        return self.norm(states), at_end(states, length)
+
+    def unroll(
+        self, x: Float[Tensor, "m n i"], alive: list[int], start: Float[Tensor, "b n h"]
+    ) -> Float[Tensor, "m n h"]:
+        """As ``RecurrentEncoder.unroll``."""
+        return self.norm(self.encoder.unroll(x, alive, start))
 
 
 @torch.no_grad()

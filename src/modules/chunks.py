@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from core.specs import valid_mask
+from core.device import sent
+from core.specs import in_turn, valid_mask
 
 Recurrent = Callable[..., tuple[Tensor, Tensor]]
 """A network called with inputs [b, t, ...], a memory [b, n, h] and lengths [b]; returns outputs and the memory."""
@@ -38,7 +39,7 @@ class Chunks:
         starts = torch.arange(0, steps, size)
         left = (length[:, None] - starts).clamp(0, size).flatten()
         rows = left.nonzero().squeeze(-1)
-        return cls(size, steps, left[rows], rows.to(device))
+        return cls(size, steps, left[rows], sent(rows, device))
 
     @property
     def per_episode(self) -> int:
@@ -60,6 +61,47 @@ class Chunks:
     def first(self, memory: Float[Tensor, "b k n h"]) -> Float[Tensor, "c n h"]:
         """The memories that the chunks begin with, from those of ``recall``."""
         return memory[:, : self.per_episode].flatten(0, 1)[self.rows]
+
+
+@dataclass(frozen=True)
+class Trail:
+    """Every agent's steps in its chunks (or those of whatever has a history of its own) as far as they matter.
+
+    They stand one below the other, without padding, in the order of ``core.specs.in_turn``.
+    """
+
+    shape: tuple[int, int, int]
+    """Chunks, steps and agents."""
+    places: Int[Tensor, " m"]
+    """Where each is among all of them."""
+    alive: list[int]
+    """How many there are of each time."""
+    first: Int[Tensor, " q"]
+    """The places of the memories that they begin with."""
+
+    @classmethod
+    def of(cls, wanted: Bool[Tensor, "c l n"]) -> Trail:
+        """All steps up to the last one that is wanted, of each agent in each chunk; in host memory."""
+        c, steps, n = wanted.shape
+        length = (wanted * torch.arange(1, steps + 1)[:, None]).amax(1).flatten()
+        length[0].clamp_(min=int(not wanted.any()))  # one step rather than none: networks need something to read
+        some = length.nonzero().squeeze(-1)
+        rows, alive, order = in_turn(length[some], steps)
+        one = some[rows.div(steps, rounding_mode="floor")]
+        places = (one.div(n, rounding_mode="floor") * steps + rows % steps) * n + one % n
+        return cls((c, steps, n), places, alive, some[order])
+
+    def pick(self, x: Shaped[Tensor, "c l n ..."]) -> Shaped[Tensor, "m 1 ..."]:
+        """What x holds at these steps."""
+        return x.flatten(0, 2).index_select(0, self.places).unsqueeze(1)
+
+    def begin(self, memory: Float[Tensor, "c n h"]) -> Float[Tensor, "q 1 h"]:
+        """The memories before the first steps."""
+        return memory.flatten(0, 1).index_select(0, self.first).unsqueeze(1)
+
+    def spread(self, x: Float[Tensor, "m 1 p"], others: Float[Tensor, "c l n p"]) -> Float[Tensor, "c l n p"]:
+        """The inverse of ``pick``, with ``others`` at the steps that were not picked."""
+        return others.flatten(0, 2).index_copy(0, self.places, x.squeeze(1)).unflatten(0, self.shape)
 
 
 @torch.no_grad()
@@ -86,7 +128,7 @@ def recall(
     for start in range(0, int(length.max()), size):
         left = (length - start).clamp(max=size)
         running = (left > 0).nonzero().squeeze(-1)
-        rows = running.to(hidden.device, non_blocking=True)
+        rows = sent(running, hidden.device)
         memories.append(hidden)
         now = [x[:, start : start + size].index_select(0, rows) for x in inputs]
         out, after = network(*now, hidden.index_select(0, rows), left[running])

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core.device import sent
+from core.precision import full_precision
 from rl.consensus import attraction, averaging, dual_step, topology
 
 FLOAT_BYTES = 4
@@ -141,6 +143,7 @@ class Consensus(nn.Module):
         return force.view_as(p)
 
     @torch.no_grad()
+    @full_precision()
     def exchange(self) -> dict[str, Tensor]:
         """One more update has passed: those whose turn it is publish, average and correct their duals."""
         heard = self.graph.draw()
@@ -170,7 +173,7 @@ class Consensus(nn.Module):
         if int(heard.sum()) == n * (n - 1):  # complete: one mean for all, so that the cost is linear in N
             mean, around = self.published.mean(0, keepdim=True), self.dual.mean(0, keepdim=True)
         else:
-            weight = averaging(heard).to(copies.device)
+            weight = sent(averaging(heard), copies.device)
             mean, around = weight @ self.published, weight @ self.dual
         dual = self.dual - around if self.cfg.lambda_center else self.dual
         dual = dual_step(copies, mean, dual, self.cfg.beta)
@@ -181,7 +184,7 @@ class Consensus(nn.Module):
         self.agreed, self.dual = torch.where(rows, mean, self.agreed), torch.where(rows, dual, self.dual)
 
     def _rows(self, which: Tensor) -> Tensor:
-        return which.to(self.dual.device, non_blocking=True)[:, None]
+        return sent(which, self.dual.device)[:, None]
 
     def _rest(self, which: Bool[Tensor, " n"]) -> None:
         """Draws after how many updates the agents of ``which`` exchange again; always the same number of draws."""

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core.specs import EpisodeBatch, valid_mask
+from core.device import sent
+from core.specs import States
 
 
 class Fit(NamedTuple):
@@ -26,13 +27,13 @@ class Fit(NamedTuple):
     """How many of them belong to each time step."""
 
     @classmethod
-    def of(cls, on: EpisodeBatch, y_on: Tensor, off: EpisodeBatch, y_off: Tensor) -> Fit:
+    def of(cls, on: States, y_on: Float[Tensor, "k 1"], off: States, y_off: Float[Tensor, "l 1"]) -> Fit:
         """Both batches' steps with their targets."""
-        parts = [_packed(on, y_on, 0.0), _packed(off, y_off, 1.0)]
+        parts = [_acted(on, y_on, 0.0), _acted(off, y_off, 1.0)]
         time = torch.cat([t for t, _ in parts])
-        order = time.argsort(stable=True).to(y_on.device, non_blocking=True)
+        order = sent(time.argsort(stable=True), y_on.device)
         columns = zip(*(part for _, part in parts), strict=True)
-        state, obs, action, y, source = (torch.cat(column)[order].unsqueeze(1) for column in columns)
+        state, obs, action, y, source = (torch.cat(column).index_select(0, order) for column in columns)
         return cls(state, obs, action, y, source, time.bincount().tolist())
 
     def steps(self, mode: Literal["sequence", "batch"]) -> Iterator[slice]:
@@ -43,9 +44,10 @@ class Fit(NamedTuple):
         return (slice(start, end) for start, end in pairwise([0, *ends]))
 
 
-def _packed(batch: EpisodeBatch, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The time of every real step, in host memory, and what belongs to it in ``Fit``'s order."""
-    row, t = valid_mask(batch.length, y.shape[1]).nonzero().T
-    at = row.to(y.device, non_blocking=True), t.to(y.device, non_blocking=True)
-    y = y[at]
-    return t, (batch.state[at], batch.obs[at], batch.action[at], y, torch.full_like(y, off))
+def _acted(batch: States, y: Tensor, off: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The time of every state in which somebody acted, in host memory, and what belongs to it in ``Fit``'s order."""
+    acting = batch.acting()
+    t = torch.arange(len(acting)).repeat_interleave(torch.tensor([at.stop - at.start for at in acting]))
+    rows = sent(torch.cat([torch.arange(at.start, at.stop) for at in acting]), y.device)
+    columns = batch.state, batch.obs, batch.action, y, torch.full_like(y, off)
+    return t, tuple(x.index_select(0, rows) for x in columns)

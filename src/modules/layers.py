@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
-from core.specs import EnvSpec, valid_mask
+from core.device import sent
+from core.specs import EnvSpec, EpisodeBatch, States, in_turn, valid_mask
+from modules.gru import Weights, packed_gru
 
 
 def mlp(*dims: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -38,6 +41,11 @@ def numbered(x: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n i"]:
     return torch.cat([x, torch.eye(n, dtype=x.dtype, device=x.device).expand(b, t, n, n)], dim=-1)
 
 
+def with_numbers(state: Float[Tensor, "b t s"], n: int) -> Float[Tensor, "b t n i"]:
+    """The state once for every agent, each with the agent's one-hot number."""
+    return numbered(state[:, :, None].expand(-1, -1, n, -1))
+
+
 def clipped(obs: Float[Tensor, "*rest o"], limit: float | None) -> Float[Tensor, "*rest o"]:
     """Observations within ± ``limit``, where there is one: one at -999 is only far away then (T-56)."""
     return obs if limit is None else obs.clamp(-limit, limit)
@@ -54,6 +62,13 @@ def last_actions(action: Int[Tensor, "b t n"] | Float[Tensor, "b t n a"], n_acti
     """The action before each state, as a vector; zeros before the first state."""
     taken = action_vectors(action, n_actions)
     return torch.cat([torch.zeros_like(taken[:, :1]), taken], dim=1)
+
+
+def last_of(batch: EpisodeBatch, n_actions: int) -> Float[Tensor, "b states n a"]:
+    """The action before each state of a batch, padded or packed, as a vector; zeros before the first state."""
+    if isinstance(batch, States):
+        return batch.pack(last_actions(batch.whole.action, n_actions))
+    return last_actions(batch.action, n_actions)
 
 
 class RecurrentEncoder(nn.Module):
@@ -87,16 +102,29 @@ class RecurrentEncoder(nn.Module):
         if length is None:
             return self._dense(x, hidden)
         features = self._ragged(x, hidden, length) if x.device.type == "cpu" else self._padded(x, hidden, length)
-        return features, _at_end(features, length)
+        return features, at_end(features, length)
 
-    def walk(self, y: Float[Tensor, "m n h"], alive: list[int]) -> Float[Tensor, "m n h"]:
-        """The features at the states of ``core.specs.States`` from what was embedded of them, from empty memories."""
-        n = y.shape[1]
-        state, cell, states = y.new_zeros(n * alive[0], self.rnn.hidden_size), self._cell(), []
-        for y_t in y.flatten(0, 1).split([n * k for k in alive]):
+    def walk(
+        self, y: Float[Tensor, "m n h"], alive: list[int], start: Float[Tensor, "b n h"] | None = None
+    ) -> Float[Tensor, "m n h"]:
+        """The features at the steps of ``core.specs.in_turn`` from what was embedded of them.
+
+        ``start``: the recurrent states before the first steps, in the order of these; None: zeros.
+        """
+        n, y = y.shape[1], self._exact(y)
+        state = y.new_zeros(n * alive[0], self.rnn.hidden_size) if start is None else start.flatten(0, 1)
+        rows, y = [n * k for k in alive], y.flatten(0, 1)
+        if self.fused:
+            return packed_gru(y, state, Weights(*self.rnn.parameters()), rows).unflatten(0, (-1, n))
+        cell, states = self._cell(), []
+        for y_t in y.split(rows):
             state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
             states.append(state)
         return torch.cat(states).unflatten(0, (-1, n))
+
+    def unroll(self, x: Float[Tensor, "m n i"], alive: list[int], start: Float[Tensor, "b n h"]) -> Tensor:
+        """As ``walk``, from inputs that are embedded first."""
+        return self.walk(self.embed(x), alive, start)
 
     def _dense(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All steps of all episodes in one call."""
@@ -111,7 +139,7 @@ class RecurrentEncoder(nn.Module):
             cell = self._cell()
             y = torch.stack([state := cell(x_t, state) for x_t in y])
             last = y[-1]
-        return y.reshape(t, b, n, -1).transpose(0, 1), last.reshape(b, n, -1)
+        return self._exact(y).reshape(t, b, n, -1).transpose(0, 1), self._exact(last).reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """All steps in one call, with zeros in and out on padding: no loop on the host, no waiting for the device."""
@@ -119,25 +147,20 @@ class RecurrentEncoder(nn.Module):
         return torch.where(valid, self._dense(torch.where(valid, x, 0.0), hidden)[0], 0.0)
 
     def _ragged(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
-        """The valid steps only: episodes sorted by length, and the batch shrinks as they end (speed.md, D).
+        """The valid steps only: episodes sorted by length, and the batch shrinks as they end (speed.md, D)."""
+        b, t = x.shape[:2]
+        rows, alive, order = in_turn(length, t)
+        return unpack(self.unroll(x.flatten(0, 1).index_select(0, rows), alive, hidden[order]), rows, b, t)
 
-        One cell per step: on a CPU a hoisted input product, the fused call and a hand-written backward pass were
-        each measured to be no faster.
-        """
-        b, t, n, _ = x.shape
-        order = length.argsort(descending=True, stable=True)
-        valid = valid_mask(length[order], t).bool().T
-        rows = (order.expand(t, b) * t + torch.arange(t)[:, None])[valid]
-        alive = [n * m for m in valid.sum(1).tolist() if m]
-        state, cell, states = hidden[order].flatten(0, 1), self._cell(), []
-        for y in self.embed(x.flatten(0, 1).index_select(0, rows)).flatten(0, 1).split(alive):
-            state = cell(y, state if len(y) == len(state) else state[: len(y)])
-            states.append(state)
-        return _unpack(torch.cat(states).unflatten(0, (-1, n)), rows, b, t)
+    def _exact(self, y: Tensor) -> Tensor:
+        """As parameters are: what is remembered is not rounded from call to call."""
+        weight: Tensor = self.rnn.weight_hh_l0  # type: ignore[assignment]
+        return y.to(weight.dtype)
 
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
-        weights = list(self.rnn.parameters())
+        rnn: Any = self.rnn  # parameters() walks through the module, which takes longer than the cell of a few rows
+        weights = [rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0]
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
@@ -172,32 +195,31 @@ class FeedForwardEncoder(nn.Module):
             hidden = x.new_zeros(b, n, self.hidden_dim)
         if length is None:
             return self.net(x), hidden
-        rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(x.device, non_blocking=True)
-        return _unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
+        if length.device.type != "cpu":  # within a recording: nothing may depend on lengths but what is hidden
+            valid = valid_mask(length, t, x.device).bool()[..., None, None]
+            return torch.where(valid, self.net(torch.where(valid, x, 0.0)), 0.0), hidden
+        rows = sent(valid_mask(length, t).flatten().nonzero().squeeze(-1), x.device)
+        return unpack(self.net(x.flatten(0, 1).index_select(0, rows)), rows, b, t), hidden
+
+    def unroll(
+        self,
+        x: Float[Tensor, "m n i"],
+        alive: list[int],  # noqa: ARG002 - nothing is remembered
+        start: Float[Tensor, "b n h"],  # noqa: ARG002
+    ) -> Float[Tensor, "m n h"]:
+        """As ``RecurrentEncoder.unroll``."""
+        return self.net(x)
 
 
-def on_real(
-    fn: Callable[..., tuple[Float[Tensor, "m 1"], ...]], length: Int[Tensor, " b"], *inputs: Tensor
-) -> tuple[Float[Tensor, "b states"], ...]:
-    """What ``fn`` makes of the first ``length`` entries of each row of ``inputs`` [b, states, ...], 0 beyond them.
-
-    ``fn`` sees them one below the other, [m, 1, ...], and each of its outputs is spread out again.
-    """
-    b, t = inputs[0].shape[:2]
-    rows = valid_mask(length, t).flatten().nonzero().squeeze(-1).to(inputs[0].device, non_blocking=True)
-    made = fn(*(x.flatten(0, 1).index_select(0, rows).unsqueeze(1) for x in inputs))
-    return tuple(y.new_zeros(b * t).index_copy(0, rows, y.squeeze(1)).unflatten(0, (b, t)) for y in made)
-
-
-def _unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
+def unpack(packed: Float[Tensor, "m n h"], rows: Int[Tensor, " m"], b: int, t: int) -> Float[Tensor, "b t n h"]:
     """Row k of ``packed`` goes to step ``rows[k]`` of the b * t steps; zeros elsewhere."""
     empty = packed.new_zeros(b * t, *packed.shape[1:])
     return empty.index_copy(0, rows, packed).unflatten(0, (b, t))
 
 
-def _at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
+def at_end(features: Float[Tensor, "b t n h"], length: Int[Tensor, " b"]) -> Float[Tensor, "b n h"]:
     """The features at each episode's last valid step."""
-    last = (length - 1).to(features.device, non_blocking=True)
+    last = sent(length - 1, features.device)
     return features[torch.arange(len(last), device=features.device), last]
 
 
@@ -224,15 +246,32 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rest g i"]) -> Float[Tensor, "*rest g o"]:
         """Group k of the last axis but one goes through layer k."""
-        y = torch.einsum("...gi,gio->...go", x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return in_groups(x, self.weight, self.bias)
+
+
+def in_groups(
+    x: Float[Tensor, "*rest g i"], weight: Float[Tensor, "g i o"], bias: Float[Tensor, "g o"] | None = None
+) -> Float[Tensor, "*rest g o"]:
+    """Group k of x by ``weight[k]``: narrow outputs of all groups in one product with zeros beside them, which is
+    faster than many narrow products."""
+    g, _, o = weight.shape
+    if o <= NARROW:
+        y = linear(x.flatten(-2), torch.block_diag(*weight).t(), None if bias is None else bias.flatten())
+        return y.unflatten(-1, (g, o))
+    rows = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+    y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight)
+    return y.transpose(0, 1).reshape(*x.shape[:-1], o)
+
+
+NARROW = 16
+"""Columns up to which a product is narrow (measured with 4 groups of 64 inputs)."""
 
 
 def heads(n: int, i: int, o: int, *, layers: int, hidden_dim: int = 64, bias: bool = True) -> nn.Sequential:
     """``n`` independent MLPs with ReLU on one input, [*, i] -> [*, n, o]; ``bias`` is the last layer's."""
     if layers == 1:
         return nn.Sequential(nn.Linear(i, n * o, bias=bias), nn.Unflatten(-1, (n, o)))
-    first = [nn.Linear(i, n * hidden_dim), nn.Unflatten(-1, (n, hidden_dim)), nn.ReLU()]
+    first = [nn.Linear(i, n * hidden_dim), nn.ReLU(), nn.Unflatten(-1, (n, hidden_dim))]
     middle = [m for _ in range(layers - 2) for m in (GroupLinear(n, hidden_dim, hidden_dim), nn.ReLU())]
     return nn.Sequential(*first, *middle, GroupLinear(n, hidden_dim, o, bias))
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.specs import Uniforms
 from rl.exploration import greedy
 from rl.gaussian import boxed, gaussian_entropy, gaussian_log_prob, gaussian_sample, squashed_log_prob
 from rl.gumbel import gumbel_softmax
@@ -24,7 +25,7 @@ class Policy(ABC):
         """The likeliest actions, as the environment takes them."""
 
     @abstractmethod
-    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest a"]:
+    def deterministic(self, rng: Uniforms | None) -> Float[Tensor, "*rest a"]:
         """μ_i: actions as vectors that have a gradient with respect to the parameters (algorithms.md 9.2).
 
         ``rng`` is a source of noise for policies that need some; None: no noise, and nothing is drawn.
@@ -79,7 +80,7 @@ class Categorical(Distribution):
         """Over the available actions."""
         return entropy(self.log_pi, self.avail)
 
-    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest a"]:
+    def deterministic(self, rng: Uniforms | None) -> Float[Tensor, "*rest a"]:
         """One-hots with the gradient of their relaxation (straight-through Gumbel-softmax)."""
         return gumbel_softmax(self.logits, self.avail, rng)
 
@@ -113,7 +114,7 @@ class Gaussian(Distribution):
         """Differential entropy over all dimensions."""
         return gaussian_entropy(self.log_std)
 
-    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
+    def deterministic(self, rng: Uniforms | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
         """μ."""
         return self.mean
 
@@ -134,7 +135,7 @@ class Squashed(Policy):
         """The action."""
         return boxed(self.out, self.low, self.high)
 
-    def deterministic(self, rng: torch.Generator | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
+    def deterministic(self, rng: Uniforms | None) -> Float[Tensor, "*rest d"]:  # noqa: ARG002 - needs no noise
         """The action."""
         return self.mode()
 

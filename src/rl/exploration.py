@@ -7,12 +7,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.schedule import Scalar
-from rl.masked import draw, usable
+from rl.masked import draw, ones_where, only
 
 
 def greedy(q: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Int[Tensor, "*rest"]:
     """The available action of the largest value, however low that is (algorithms.md 11.1)."""
-    return torch.where(usable(avail), q, -torch.inf).argmax(-1)
+    here = ones_where(avail, q.dtype)
+    return (only(q, here) + (1 - 1 / here)).argmax(-1)  # 1 - 1/0 is -inf
 
 
 @torch.no_grad()
@@ -24,4 +25,4 @@ def epsilon_greedy(
     Always draws the same amount of random numbers, whatever ``epsilon`` is.
     """
     explores = torch.rand(q.shape[:-1], generator=rng, device=q.device) < epsilon
-    return torch.where(explores, draw(usable(avail).to(q.dtype), rng), greedy(q, avail))
+    return torch.where(explores, draw(ones_where(avail, q.dtype), rng), greedy(q, avail))

@@ -7,13 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from core.specs import Uniforms
 from rl.masked import UNAVAILABLE, usable
 
 
 def gumbel_softmax(
     logits: Float[Tensor, "*rest a"],
     avail: Bool[Tensor, "*rest a"],
-    rng: torch.Generator | None,
+    rng: Uniforms | None,
     temperature: float = 1.0,
     hard: bool = True,
 ) -> Float[Tensor, "*rest a"]:
@@ -39,7 +40,10 @@ def gumbel_softmax(
 
 
 @torch.no_grad()
-def _gumbel(like: Tensor, rng: torch.Generator) -> Tensor:
+def _gumbel(like: Tensor, rng: Uniforms) -> Tensor:
     """Standard Gumbel noise; the smallest uniform number is kept away from 0."""
-    u = torch.rand(like.shape, generator=rng, device=like.device, dtype=like.dtype)
+    if isinstance(rng, torch.Generator):
+        u = torch.rand(like.shape, generator=rng, device=like.device, dtype=like.dtype)
+    else:
+        u = rng(like.shape)
     return -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rl.masked import exp_where, expectation, probabilities, usable
+from rl.masked import exp_where, ones_where, only
 
 
 def soft_value(
@@ -21,10 +20,11 @@ def soft_value(
         avail: which of them are available.
         alpha: temperature > 0; as a tensor it is broadcast against the result (one per agent: [n]).
     """
-    available = usable(avail)
-    best = torch.where(available, q, -torch.inf).amax(-1, keepdim=True).detach()
-    above = (q - best) / (alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha)
-    return alpha * exp_where(available, above).sum(-1).log() + best.squeeze(-1)
+    alpha = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha
+    here = ones_where(avail, q.dtype)
+    kept = only(q, here)
+    best = (kept.detach() + (1 - 1 / here)).amax(-1, keepdim=True)  # 1 - 1/0 is -inf
+    return (alpha * exp_where(here, (kept - best) / alpha).sum(-1, keepdim=True).log() + best).squeeze(-1)
 
 
 def soft_policy_loss(
@@ -38,4 +38,5 @@ def soft_policy_loss(
     The actor losses of FOP and MACPF (algorithms.md 6.4, 8.2); q gets no gradient.
     """
     alpha = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) else alpha
-    return expectation(probabilities(log_pi, avail), alpha * log_pi - q.detach(), avail)
+    here = ones_where(avail, log_pi.dtype)
+    return (exp_where(here, log_pi) * only(alpha * log_pi - q.detach(), here)).sum(-1)

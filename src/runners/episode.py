@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from controllers.base import Controller
 from core.config import Settings
 from core.registry import RUNNERS
-from core.specs import EnvSpec, EpisodeBatch, Outcome, TimeStep, Trim, valid_mask
+from core.specs import EpisodeBatch
 from envs.base import BatchedEnv
+from runners.play import Play, batch_of
 
 MOST_AGENTS = 16
 """So many agents' own returns are reported one by one."""
 AGENT_RETURN = "agent_return_"
 """How their names begin."""
+LOOK_EVERY = 8
+"""Steps between two looks at which rows still run, where a look is a wait for the device."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def returns(reward: Float[Tensor, "b t *n"]) -> dict[str, Float[Tensor, " b"]]:
     return stats | {f"{AGENT_RETURN}{i}": own for i, own in enumerate(each.unbind(1))}
 
 
+def look_every(env: BatchedEnv) -> int:
+    """After how many steps the host looks at which rows still run: where it has them itself, after each."""
+    return 1 if env.device.type == "cpu" or not env.native else LOOK_EVERY
+
+
 @RUNNERS.register
 class EpisodeRunner:
     """One episode per row and call, in lock-step until the longest one ends.
@@ -57,7 +64,8 @@ class EpisodeRunner:
     An episode whose simulator is lost is discarded, and the row plays another one when the others have ended: what is
     returned is always one whole episode of every row. Lost steps are not counted by anybody.
 
-    What environments show enters here, and is trimmed here: neither controllers nor learners ever see padding.
+    On a GPU the host looks only at every ``LOOK_EVERY``-th step whether all rows have ended, and does not wait in
+    between. What is then drawn too much is put back, so results do not depend on how often it looks.
     """
 
     remote = False
@@ -77,7 +85,7 @@ class EpisodeRunner:
     ) -> None:
         """``rng`` draws the actions."""
         self.env, self.controller, self.rng = env, controller, rng
-        self._trim, self._own = Trim(env.spec, env.device), env.spec.action_mask.to(env.device)
+        self._play, self._every = Play(env, controller), look_every(env)
 
     @torch.no_grad()
     def collect(self, *, t_env: int, mode: str) -> Rollout:
@@ -87,32 +95,31 @@ class EpisodeRunner:
             t_env: environment steps collected so far, for the controller's schedules.
             mode: how to act: the controller's ``explore_mode`` or one of its ``test_modes``.
         """
-        env = self.env
-        play = _Play(env.spec, self._trim(env.reset()))
-        self._finish(play, t_env, mode)
+        play = self._play
+        play.begin()
+        self._finish(t_env, mode)
         discarded = 0
-        while play.lost.any():
-            discarded += int(play.lost.sum())
-            play.begin_again(self._trim(env.reset(play.lost)))
-            self._finish(play, t_env, mode)
-        episodes = play.record.finish(play.length.cpu(), self._own)
-        stats = returns(episodes.reward) | {"ep_length": play.length.float(), **play.metrics}
+        while play.lost is not None and (n := int(play.lost.sum())):
+            discarded += n
+            play.begin(play.lost)
+            self._finish(t_env, mode)
+        length = play.t.cpu()
+        episodes = batch_of(play.taken(length), length, self.env.spec)
+        stats = returns(episodes.reward) | {"ep_length": length.float(), **play.metrics}
         return Rollout(episodes, {name: x.cpu() for name, x in stats.items()}, discarded)
 
-    def _finish(self, play: _Play, t_env: int, mode: str) -> None:
+    def _finish(self, t_env: int, mode: str) -> None:
         """Acts until no row is running."""
-        spec, record, n_envs = self.env.spec, play.record, self.env.n_envs
-        hidden = self.controller.initial_hidden(n_envs)
-        last = torch.zeros(n_envs, spec.n_agents, spec.n_actions, device=self.env.device)
-        for t in range(spec.episode_limit):
-            acted = self.controller.act(record.step, last, hidden, t_env=t_env, mode=mode, rng=self.rng)
-            outcome = self.env.step(acted.action)
-            record.add(t, acted.action, replace(outcome, next=self._trim(outcome.next)), acted.extras, play.running)
-            play.count(outcome)
-            hidden = acted.hidden
-            last = one_hot(acted.action, spec.n_actions).float() if spec.discrete else acted.action
-            if not play.running.any():
+        play, start = self._play, self._play.t.clone()
+        before = []
+        for t in range(1, self.env.spec.episode_limit + 1):
+            if self._every > 1:
+                before.append(self.rng.get_state())
+            play.advance(t_env=t_env, mode=mode, rng=self.rng)
+            if t % self._every == 0 and not play.running.any():
                 break
+        if self._every > 1 and (needed := int((play.t - start).max())) < len(before):
+            self.rng.set_state(before[needed])
 
     def counters(self) -> dict[str, float]:
         """What is reported of collecting itself: nothing."""
@@ -129,94 +136,3 @@ class EpisodeRunner:
         """The inverse of ``state_dict``."""
         self.env.load_state_dict(state["env"])
         self.rng.set_state(state["rng"].cpu())
-
-
-class _Play:
-    """How far the episodes under way are."""
-
-    def __init__(self, spec: EnvSpec, first: TimeStep) -> None:
-        self.record = _Record(spec, first)
-        n_envs, device = len(first.state), first.state.device
-        self.running = torch.ones(n_envs, dtype=torch.bool, device=device)
-        self.lost = torch.zeros_like(self.running)
-        self.length = torch.zeros(n_envs, dtype=torch.long, device=device)
-        self.metrics = {name: torch.zeros(n_envs, device=device) for name in spec.metrics}
-
-    def count(self, outcome: Outcome) -> None:
-        """Takes in one step of the running rows."""
-        self.length += self.running
-        for name, value in self.metrics.items():
-            value.copy_(torch.where(self.running, outcome.info[name].float(), value))
-        if outcome.lost is not None:
-            self.lost = self.lost | outcome.lost
-            self.running = self.running & ~outcome.lost
-        self.running = self.running & ~(outcome.terminated | outcome.truncated)
-
-    def begin_again(self, first: TimeStep) -> None:
-        """New episodes in the rows that were lost, and only there."""
-        self.length = torch.where(self.lost, 0, self.length)
-        self.record.begin_again(first, self.lost)
-        self.running, self.lost = self.lost, torch.zeros_like(self.lost)
-
-
-class _Record:
-    """The tensors of the episodes under way, allocated once at the episode limit and cut at the end."""
-
-    def __init__(self, spec: EnvSpec, first: TimeStep) -> None:
-        self.spec, self.step = spec, first
-        self._states = {name: self._room(x, spec.episode_limit + 1) for name, x in self._shown(first).items()}
-        self._steps: dict[str, Tensor] = {}
-        self._write(self._states, 0, self._shown(first), torch.ones(len(first.state), dtype=torch.bool))
-
-    @staticmethod
-    def _shown(step: TimeStep) -> dict[str, Tensor]:
-        return {"obs": step.obs, "state": step.state, "avail": step.avail} | {
-            f"extras.{k}": x for k, x in step.extras.items()
-        }
-
-    @staticmethod
-    def _room(x: Tensor, steps: int) -> Tensor:
-        return x.new_zeros(x.shape[0], steps, *x.shape[1:])
-
-    @staticmethod
-    def _write(store: dict[str, Tensor], t: int, values: dict[str, Tensor], running: Tensor) -> None:
-        for name, x in values.items():
-            keep = running.to(x.device).view(-1, *[1] * (x.dim() - 1))
-            store[name][:, t] = torch.where(keep, x, store[name][:, t])
-
-    def begin_again(self, first: TimeStep, rows: Tensor) -> None:
-        """Forgets the episodes of ``rows``; new ones begin with ``first``."""
-        for x in (self._states | self._steps).values():
-            x[rows.to(x.device)] = 0
-        self._write(self._states, 0, self._shown(first), rows)
-        self.step = first
-
-    def add(self, t: int, action: Tensor, outcome: Outcome, extras: dict[str, Tensor], running: Tensor) -> None:
-        """Step ``t`` of the rows that are still running, and the state after it."""
-        values = {"action": action, "reward": outcome.reward, "terminated": outcome.terminated}
-        values |= {f"extras.{k}": x for k, x in extras.items()}
-        if not self._steps:
-            self._steps = {name: self._room(x, self.spec.episode_limit) for name, x in values.items()}
-        self._write(self._steps, t, values, running)
-        self._write(self._states, t + 1, self._shown(outcome.next), running)
-        self.step = outcome.next
-
-    def finish(self, length: Tensor, own: Tensor) -> EpisodeBatch:
-        """The episodes, cut to the longest; ``own`` is the spec's mask of actions."""
-        steps = int(length.max())
-        device = self._states["obs"].device
-        beyond = (torch.arange(steps + 1) > length[:, None]).to(device)
-        states = {name: x[:, : steps + 1] for name, x in self._states.items()}
-        parts = {name: x[:, :steps] for name, x in self._steps.items()}
-        extras = {name.partition(".")[2]: x for name, x in (states | parts).items() if name.startswith("extras.")}
-        return EpisodeBatch(
-            action=parts["action"],
-            reward=parts["reward"],
-            terminated=parts["terminated"],
-            mask=valid_mask(length, steps, device),
-            length=length,
-            obs=states["obs"],
-            state=states["state"],
-            avail=states["avail"] | (beyond[:, :, None, None] & own),
-            extras=extras,
-        )

@@ -16,7 +16,7 @@ from core.picture import NOBODY, Entity, Frame, Stage, colour, emblem
 from core.specs import Outcome, TimeStep
 from envs.base import BatchedEnv
 from run import LARGEST_TEST, Session, make_env
-from runners.episode import Rollout
+from runners.episode import EpisodeRunner, Rollout
 
 WINS = ("battle_won", "success")
 """Metrics that tell whether an episode was won, where an environment has one of them."""
@@ -96,7 +96,7 @@ def record(session: Session, episodes: int, *, sample: bool) -> list[Recording]:
         if recorder.native:
             recorder.env.seed_rows(streams.seed("eval", at))
         rng = streams.generator("eval", recorder.device, at)
-        runner = settings.build("runner", recorder, session.controller, rng=rng)
+        runner = EpisodeRunner(recorder, session.controller, EpisodeRunner.Config(), settings, rng)
         played: list[Recording] = []
         while len(played) < episodes:
             rollout = runner.collect(t_env=at, mode=mode)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from core.config import COMMAND_LINE, ConfigError, Settings, load, merge, resolve
 from core.specs import EpisodeBatch
+from memory.replay import Replay
 from modules.target import Target
+from pretended_gpu import DeviceGenerator, draw_apart, move, placed, pretended_gpu
 from run import Session, build
 from toy import acts_in_a_box
 
@@ -22,6 +24,8 @@ RESOLVED = {name: resolve(load(ALGS / f"{name}.yaml") | {"env": "toy"}) for name
 IN_A_BOX = [name for name, settings in RESOLVED.items() if acts_in_a_box(settings)]
 KINDS = {(settings["learner"], settings["mac"]): name for name, settings in reversed(RESOLVED.items())}
 """One algorithm for each pair of a learner and a way of acting."""
+FEW = ("iql", "macpf", "ippo", "maac")
+"""So many kinds are checked in the quick suite where the check is of what all learners share."""
 SMALL = {
     "env": "toy",
     "seed": 3,
@@ -207,3 +211,100 @@ def test_both_kinds_of_actions_are_covered() -> None:
 def test_it_works_where_nobody_says_who_sees_whom(name: str) -> None:
     session = filled(name, env_args={"visible": False})
     assert all(torch.isfinite(value).all() for value in session.learner.update(session.replay, 0).values())
+
+
+@pytest.mark.parametrize("name", [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in KINDS.values()])
+def test_few_bits_in_hidden_layers_change_an_update_little(name: str) -> None:
+    """Losses within a hundredth, nearly the same step, and everything that is kept in single precision."""
+    more = {"burn_in": 8} | ({"agent": "mlp"} if name == "iql" else {})  # on a CPU recurrent agents are exact
+    exact, rounded = filled(name, **more), filled(name, **more, precision="bfloat16")
+    before = torch.cat([p.flatten() for p in parameters(exact).values()])
+    losses = [s.learner.update(s.replay, 100) for s in (exact, rounded)]
+    for key in (key for key in losses[0] if key.endswith("_loss")):
+        assert torch.allclose(losses[1][key], losses[0][key], rtol=1e-2, atol=1e-3), key
+    ends = [torch.cat([p.flatten() for p in parameters(s).values()]) for s in (exact, rounded)]
+    assert not torch.equal(*ends)
+    assert torch.cosine_similarity(*(end - before for end in ends), 0) > 0.97
+    assert all(x.dtype != torch.bfloat16 for x in rounded.learner.state_dict().values() if isinstance(x, Tensor))
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_an_update_never_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing from a replay on the device and learning from it; the numbers are those of a CPU."""
+    never_waits(name, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {*KINDS.values()}))
+def test_no_update_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other algorithms, which are of the same learners with other keys."""
+    never_waits(name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_acting_never_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every mode; the actions are those of a CPU."""
+    here, there = build(settings(name)), build(settings(name))
+    step, width = here.env.reset(), here.env.spec.n_actions
+    last = torch.zeros(*step.avail.shape[:2], width)
+    move(there)
+    shown = dataclasses.replace(
+        step, obs=placed(step.obs), state=placed(step.state), avail=placed(step.avail),
+        extras={key: placed(x) for key, x in step.extras.items()},
+    )  # fmt: skip
+    for mode in (here.controller.explore_mode, *here.controller.test_modes):
+        key = {"t_env": 7, "mode": mode}
+        hidden = here.controller.initial_hidden(len(step.obs))
+        plain = here.controller.act(step, last, hidden, **key, rng=torch.Generator().manual_seed(1))
+        with pretended_gpu(monkeypatch):
+            rng = DeviceGenerator()
+            rng.manual_seed(1)
+            hidden = there.controller.initial_hidden(len(step.obs))
+            acted = there.controller.act(shown, placed(last), hidden, **key, rng=rng)
+        assert torch.allclose(acted.action.held.float(), plain.action.float(), atol=1e-5)
+        assert torch.allclose(acted.hidden.held, plain.hidden, atol=1e-5)
+        assert acted.extras.keys() == plain.extras.keys()
+
+
+@pytest.mark.parametrize("stored", ["sparse", "half"])
+def test_drawing_from_any_replay_never_waits_for_a_gpu(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    never_waits("vdn", monkeypatch, buffer_format=stored)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+@pytest.mark.parametrize("graphs", [False, True])
+def test_an_update_never_waits_for_this_gpu(name: str, graphs: bool) -> None:
+    """As above with a real one, which says itself what waits for it; the first updates may: libraries are loaded."""
+    session = filled(name, burn_in=8)
+    if graphs and not session.learner.recordable:
+        pytest.skip("this learner cannot be recorded")
+    session.learner.to("cuda")
+    session.learner.rng = torch.Generator("cuda").manual_seed(0)
+    session.learner._graphs = {} if graphs else None
+    for group in (group for each in session.learner._optimisers.values() for group in each.param_groups):
+        group |= {"capturable": graphs} if "capturable" in group else {}
+    state, session.replay = session.replay.state_dict(), Replay(session.env.spec, 40, 10**9, "cuda", torch.Generator())
+    session.replay.load_state_dict(state)
+    for _ in range(4):  # a recording is made in the third one
+        session.learner.update(session.replay, 100)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics = session.learner.update(session.replay, 100)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+
+
+def never_waits(name: str, monkeypatch: pytest.MonkeyPatch, **more: object) -> None:
+    here, there = (filled(name, burn_in=8, **more) for _ in range(2))
+    draw_apart(here, torch.Generator())
+    move(there)
+    plain = here.learner.update(here.replay, 100)
+    with pretended_gpu(monkeypatch):
+        metrics = there.learner.update(there.replay, 100)
+    assert metrics.keys() == plain.keys()
+    for key, value in metrics.items():
+        number = getattr(value, "held", value)  # some metrics never leave the host
+        assert torch.allclose(number, plain[key], rtol=1e-3, atol=1e-5), key

@@ -81,8 +81,30 @@ def test_fop_finds_the_optimum(train: Train) -> None:
 def test_the_dependent_policy_uses_both_optima(train: Train) -> None:
     """AC-37: at α = .2 the best joint policy earns .9933 with .497 on each optimum; independent ones earn .5 so."""
     rows = train("macpf", {"preset": "xor"}, XOR)
-    good = [row["dep_expected"] >= 0.97 and min(map(float, row["optima"].split())) >= 0.3 for row in rows]
-    assert sum(good) >= 2, rows
+    assert sum(map(uses_both, rows)) >= 2, rows
+
+
+def uses_both(row: dict[str, Any]) -> bool:
+    return row["dep_expected"] >= 0.97 and min(map(float, row["optima"].split())) >= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix"])
+def test_values_are_learnt_in_few_bits(train: Train, name: str) -> None:
+    """The monotone game again, its hidden layers evaluated with 8 bits."""
+    game = {"preset": None, "payoff": [[0, 1, 0], [1, 5, 2], [0, 2, 1]]}
+    rows = train(name, game, UNIFORM | {"t_max": 1600, "precision": "bfloat16"})
+    assert [row["greedy"] for row in rows] == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.slow
+def test_soft_policies_are_learnt_in_few_bits(train: Train) -> None:
+    """FOP's optimum and MACPF's two optima, by the same measures as above."""
+    few = {"precision": "bfloat16"}
+    rows = train("fop", {"preset": "qtran33"}, FOP | few)
+    assert sum(row["greedy"] == 8 and abs(row["q_best"] - 8) < 4 for row in rows) >= 2, rows
+    rows = train("macpf", {"preset": "xor"}, XOR | few)
+    assert sum(map(uses_both, rows)) >= 2, rows
 
 
 @pytest.mark.parametrize(("preset", "algorithm", "mean"), [("xor", "macpf", 0.5), ("qtran33", "fop", -40 / 9)])

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.specs import valid_mask
-from modules.chunks import Chunks, recall
+from core.specs import in_turn, valid_mask
+from modules.chunks import Chunks, Trail, recall
+from modules.critics.history import HistoryCritic
+from modules.critics.ppo import PPOCritic
 from modules.layers import RecurrentEncoder
 
 LENGTH = torch.tensor([5, 2, 7, 4])
@@ -67,3 +69,53 @@ def test_the_memory_is_that_of_the_step_before() -> None:
     assert memory[:, :, 0, 0].tolist() == [[0, 3, 6], [0, 3, 3], [0, 3, 6], [0, 3, 5]]
     assert out[2, :, 0, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert out[1, :, 0, 0].tolist() == [1, 2, 3, 0, 0, 0, 0, 0]
+
+
+def test_a_trail_ends_where_nothing_is_wanted_any_more() -> None:
+    """By hand: two chunks of three steps with two agents; what is not wanted in between is passed through."""
+    wanted = torch.zeros(2, 3, 2, dtype=torch.bool)
+    wanted[0, 2, 0] = wanted[0, 0, 1] = wanted[1, :2, 1] = True
+    trail = Trail.of(wanted)
+    assert trail.alive == [3, 2, 1]
+    who = torch.tensor([[[100 * c + 10 * i + t for i in range(2)] for t in range(3)] for c in range(2)]).float()
+    picked = trail.pick(who[..., None])
+    assert picked[:, 0, 0].tolist() == [0, 110, 10, 1, 111, 2]
+    memory = torch.tensor([[0.0, 10.0], [100.0, 110.0]])[..., None]
+    assert trail.begin(memory)[:, 0, 0].tolist() == [0, 110, 10]
+    back = trail.spread(-picked, who[..., None])[..., 0]
+    places = torch.tensor([[[1, 1], [1, 0], [1, 0]], [[0, 1], [0, 1], [0, 0]]]).bool()
+    assert torch.equal(back, torch.where(places, -who, who))
+
+
+def test_a_trail_is_never_empty() -> None:
+    assert Trail.of(torch.zeros(2, 3, 2, dtype=torch.bool)).alive == [1]
+
+
+def test_steps_in_turn_by_hand() -> None:
+    rows, alive, order = in_turn(torch.tensor([1, 3, 0, 3]), 3)
+    assert order.tolist() == [1, 3, 0, 2] and alive == [3, 2, 2]
+    assert rows.tolist() == [3, 9, 0, 4, 10, 5, 11]
+
+
+@pytest.mark.parametrize("more", [{}, {"feature_norm": False}, {"mlp_layers": 1}, {"recurrent": False}])
+def test_a_shared_state_meets_the_first_layer_once(more: dict[str, object]) -> None:
+    """Values, memories and gradients of states with each agent's number, far from mean 0 and deviation 1."""
+    torch.manual_seed(0)
+    critic = PPOCritic(7 + 3, 2, 0, PPOCritic.Config(hidden_dim=8, **more)).double()
+    with torch.no_grad():
+        for p in critic.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    state = 3 * torch.randn(4, 7, 7, dtype=torch.double) + 5
+    hidden, valid = torch.randn(4, 3, 8, dtype=torch.double), valid_mask(LENGTH, 7).bool()[..., None, None]
+    state = state.masked_fill(~valid[..., 0], torch.nan)
+    ways = [
+        critic.encode_numbered(state, 3, hidden, LENGTH),
+        HistoryCritic.encode_numbered(critic, state, 3, hidden, LENGTH),
+    ]
+    (one, memory), (other, wanted) = ways
+    torch.testing.assert_close(one.where(valid, 0), other.where(valid, 0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(memory, wanted, rtol=1e-9, atol=1e-9)
+    used = list(critic.block.parameters())
+    gradients = [torch.autograd.grad(x.where(valid, 0).square().sum(), used) for x, _ in ways]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-8)

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from by_hand import GAMMA, LENGTHS, A, N, batch, session
+from by_hand import GAMMA, LENGTHS, A, N, batch, fitted, session
 from core.config import ConfigError
 from core.registry import CRITICS, MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
-from modules.fit import Fit
 from rl.distributions import Categorical
 from rl.masked import draw, taken
 from rl.policy_gradient import counterfactual_advantage
@@ -131,6 +130,21 @@ def test_the_decomposition_takes_the_noise_out_of_the_gradient(monkeypatch: pyte
     torch.testing.assert_close(variance(coma) / variance(dop), torch.tensor(212.25), rtol=1e-4, atol=0)
 
 
+def test_local_values_are_one_network_of_state_observation_and_number() -> None:
+    """Written out as in the release: one input for every agent, A outputs and one that all actions share."""
+    net, (state, obs, *_) = decomposed().double(), scene()
+    state, obs = state.double(), obs.double()
+    ids = torch.eye(N, dtype=torch.double).expand(*obs.shape[:2], N, N)
+    features = net.body(torch.cat([state[:, :, None].expand(-1, -1, N, -1), obs, ids], -1))
+    expected = net.head(features) + net.shared(features)
+    torch.testing.assert_close(net.local(state, obs), expected, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(q.square().sum(), list(net.body.parameters())) for q in (net.local(state, obs), expected)
+    ]
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
 def test_a_decomposed_critic_refuses_other_mixers() -> None:
     with pytest.raises(ConfigError, match="linear mixer"):
         session("dop", mixer="qmix")
@@ -215,7 +229,7 @@ def test_kappa_chooses_the_source(name: str, other: str) -> None:
 
     def loss(on: EpisodeBatch, off: EpisodeBatch) -> Tensor:
         y = torch.zeros_like(on.reward)
-        return learner.critic_loss(Fit.of(on, y, off, y), slice(None))
+        return learner.critic_loss(fitted(on, y, off, y), slice(None))
 
     assert torch.equal(loss(on, off), loss(**changed))
     mine = {"on": on, "off": off} | {"on" if other == "off" else "off": batch(seed=3)}
@@ -228,14 +242,14 @@ def test_without_kappa_every_step_counts_the_same() -> None:
     y = torch.zeros(4, 3)
     errors = [learner.critic.q_tot(x.state[:, :-1], x.obs[:, :-1], x.action).square() * x.mask for x in (on, off)]
     by_hand = (errors[0].sum() + errors[1].sum()) / (on.mask.sum() + off.mask.sum())
-    torch.testing.assert_close(learner.critic_loss(Fit.of(on, y, off, y), slice(None)), by_hand)
+    torch.testing.assert_close(learner.critic_loss(fitted(on, y, off, y), slice(None)), by_hand)
 
 
 def test_steps_in_sequence_cover_every_step_once() -> None:
     learner = session("dop").learner
     on, off = batch((2, 1, 1, 1), (True,) * 4), batch()
     y_on, y_off = torch.randn(4, 2), torch.randn(4, 3)
-    fit = Fit.of(on, y_on, off, y_off)
+    fit = fitted(on, y_on, off, y_off)
     steps = list(fit.steps("sequence"))
     real = [int(on.mask[:, t].sum() + off.mask[:, t].sum()) for t in range(2)] + [int(off.mask[:, 2].sum())]
     assert fit.counts == real and [at.stop - at.start for at in steps] == real and steps[0].start == 0
@@ -334,14 +348,17 @@ def test_comas_critic_does_not_see_the_own_action() -> None:
 def test_coma_learns_backwards_and_improves_on_values_from_before() -> None:
     made, data = session("coma"), batch()
     learner = made.learner
-    y, before = torch.zeros(4, 3, N), {}
-    inputs = learner.critic_inputs(data, torch.cat([data.action, data.action[:, -1:]], 1))
+    states = data.packed()
+    assert states.alive == [4, 4, 3, 1], "of whom the last ones of each time did not act"
+    inputs = learner.critic_inputs(states, states.action)
     initial = learner.critic(*inputs).detach()
-    losses = learner.critic_losses(data, inputs, y, before)
+    before = torch.full_like(initial, torch.nan)
+    losses = learner.critic_losses(states, inputs, torch.zeros(12, 1, N), before)
     learner.descend_each("critic", losses, learner.target)
-    assert list(before) == [2, 1, 0]
-    torch.testing.assert_close(before[2][:, 0], initial[:, 2])
-    assert not torch.equal(before[1][:, 0], initial[:, 1]), "the step of t=2 has been made"
+    torch.testing.assert_close(before[8:9], initial[8:9])
+    assert not torch.isclose(before[4:7], initial[4:7]).all(), "the step of t=2 has been made"
+    seen = ~before.isnan().all(-1).all(-1)[:, 0]
+    assert seen.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 8] and torch.equal(seen, states.mask[:, 0] > 0)
     assert learner.target.count == 3
 
 

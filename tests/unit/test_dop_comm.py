@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from by_hand import LENGTHS, TERMINATED, A, N, batch, best_of, gradients, legal, session
+from by_hand import LENGTHS, TERMINATED, A, N, batch, best_of, fitted, gradients, legal, session
 from controllers.comm_mac import NOISE
 from core.config import ConfigError
 from core.specs import EpisodeBatch
-from modules.fit import Fit
 from modules.messages import delivered, kl_to_standard_normal
 from run import Session
 
@@ -224,7 +223,7 @@ def test_where_gradients_go() -> None:
     learner = made.learner
     data = learner.read(noisy())
     y = torch.zeros(len(LENGTHS), 3)
-    critic = learner.critic_loss(Fit.of(data, y, data, y), WHOLE)
+    critic = learner.critic_loss(fitted(data, y, data, y), WHOLE)
     assert parts_reached(made, critic) == set() and gradients(critic, learner.critic)
     policy = learner.policy_loss(data, 0)
     assert parts_reached(made, policy) == {"agent", "encoder"} and not gradients(policy, learner.critic)
@@ -276,8 +275,8 @@ def test_silence_is_dop() -> None:
     silent = with_noise(data, torch.zeros_like(data.extras[NOISE]))
     silent = dataclasses.replace(silent, obs=torch.cat([data.obs[..., :OBS], torch.zeros(4, 4, N, N * M)], -1))
     y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    found = made.learner.critic_loss(Fit.of(silent, y, silent, y), WHOLE), made.learner.policy_loss(silent, 0)
-    wanted = plain.learner.critic_loss(Fit.of(batch(), y, batch(), y), WHOLE), plain.learner.policy_loss(batch(), 0)
+    found = made.learner.critic_loss(fitted(silent, y, silent, y), WHOLE), made.learner.policy_loss(silent, 0)
+    wanted = plain.learner.critic_loss(fitted(batch(), y, batch(), y), WHOLE), plain.learner.policy_loss(batch(), 0)
     torch.testing.assert_close(torch.stack(found), torch.stack(wanted))
     assert not torch.allclose(made.learner.policy_loss(data, 0), wanted[1]), "noise alone is heard"
 

@@ -228,6 +228,23 @@ def test_what_was_recorded_stays_when_the_environment_goes_on() -> None:
     assert all(torch.equal(getattr(first, name), x) for name, x in copies.items())
 
 
+def test_how_often_it_looks_decides_nothing() -> None:
+    """As on a GPU: what is drawn and stepped after the last end is put back, also where rows are played again."""
+    plays = []
+    for every in (1, 4):
+        made = session(batch_size_run=3, env="hallway", env_args={"lengths": [3, 5]})
+        made.runner._every = every
+        plays.append([made.runner.collect(t_env=0, mode="explore") for _ in range(4)])
+    assert all(map(same, *plays))
+    assert any(rollout.episodes.mask.shape[1] % 4 for rollout in plays[0])
+    for every in (1, 3):
+        env = Losing([{1: 3, 3: 2}, {3: 1}, {}], later=[[9, 1, 9, 3], [9, 9, 9, 2]])
+        runner = EpisodeRunner(env, Puppet(env.spec), EpisodeRunner.Config(), Settings(), torch.Generator())
+        runner._every = every
+        rollout = runner.collect(t_env=0, mode="explore")
+        assert rollout.episodes.length.tolist() == [2, 1, 1, 2] and rollout.discarded == 3
+
+
 # --- agents of different sizes and with rewards of their own ----------------------------------------------------------
 
 

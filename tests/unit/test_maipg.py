@@ -166,7 +166,9 @@ def test_a_linear_action_value_leaves_the_mean_and_takes_the_variance(monkeypatc
     gradients = {}
     for nu in (0.0, 0.3, 0.5, 0.9):
         leaf = mean.expand_as(action).clone().requires_grad_()
-        monkeypatch.setattr("learners.maipg.policy", lambda *_, leaf=leaf: Gaussian(leaf, log_std.expand_as(leaf)))
+        monkeypatch.setattr(
+            "learners.maipg.policy", lambda *_, leaf=leaf: (Gaussian(leaf, log_std.expand_as(leaf)), part)
+        )
         fake = SimpleNamespace(
             cfg=SimpleNamespace(nu=nu, clip=0.2, entropy_coef=0.0, mu_noise=True),
             rng=rng,

@@ -382,7 +382,7 @@ def test_the_first_episodes_ever_collected_are_the_trajectories() -> None:
     for rows in ([0], [1, 2], [3, 4], [0, 1]):
         replay.add(some(first, rows))
         made.learn(replay, descend)
-    obs, action, length = made.trajectories.take([0, 1, 2, 3], torch.device("cpu"))
+    obs, action, length = made.trajectories.take([0, 1, 2, 3])
     assert len(made.trajectories) == 4 and length.tolist() == [2, 5, 1, 4]
     assert torch.equal(obs, first.obs[:4, :5].half().float() * first.mask[:4, :, None, None])
     assert torch.equal(action, first.action[:4])
@@ -391,13 +391,13 @@ def test_the_first_episodes_ever_collected_are_the_trajectories() -> None:
 def test_episodes_that_left_the_replay_before_are_missed() -> None:
     made, replay = modelling(), filled(episodes([2, 5, 1, 4, 3]), capacity=3)
     made.learn(replay, Descent(made))
-    assert made.trajectories.take(list(range(len(made.trajectories))), torch.device("cpu"))[2].tolist() == [1, 4, 3]
+    assert made.trajectories.take(list(range(len(made.trajectories))))[2].tolist() == [1, 4, 3]
 
 
 def test_observations_too_large_for_half_precision_stay_finite() -> None:
     made, batch = modelling(), episodes([3])
     made.learn(filled(dataclasses.replace(batch, obs=batch.obs * 1e6)), Descent(made))
-    assert made.trajectories.take([0], torch.device("cpu"))[0].isfinite().all()
+    assert made.trajectories.take([0])[0].isfinite().all()
 
 
 def test_when_the_code_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +410,7 @@ def test_when_the_code_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         made.learn(replay, descend)
         if not torch.equal(made.code, before):
             anew.append(call)
-            every = made.trajectories.take([0, 1, 2, 3, 4], torch.device("cpu"))
+            every = made.trajectories.take([0, 1, 2, 3, 4])
             torch.testing.assert_close(made.code, made.models.character(*every).detach())
     assert anew == [1, 2, 4, 5, 10]
 

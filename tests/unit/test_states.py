@@ -118,3 +118,43 @@ def test_networks_make_the_same_of_packed_states(name):
     wanted, got = (torch.autograd.grad((x * weight).sum(), list(net.parameters())) for x in (padded, packed))
     for one, other in zip(wanted, got, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-10)
+
+
+def test_what_is_known_of_all_but_the_first_states() -> None:
+    whole, states = batch(), batch().packed()
+    value = torch.arange(B * (T + 1) * N, dtype=torch.float).view(B, T + 1, N) + 1
+    seen = []
+
+    def doubled(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x.flatten(0, 1)))
+        return (x + y).sum(-1)
+
+    padded = whole.later(doubled, value, value)
+    packed = states.later(doubled, states.pack(value), states.pack(value))
+    assert torch.equal(padded, torch.cat([torch.zeros(B, 1), 2 * value[:, 1:].sum(-1)], 1))
+    assert torch.equal(packed, states.pack(padded)) and seen == [B * T, int(LENGTH.sum())]
+
+
+def test_who_acted_stands_first_at_each_time() -> None:
+    states = batch().packed()
+    rows = torch.cat([torch.arange(at.start, at.stop) for at in states.acting()])
+    assert [at.stop - at.start for at in states.acting()] == [4, 3, 2, 2]
+    assert rows.tolist() == states.mask[:, 0].nonzero()[:, 0].tolist()
+
+
+def test_draws_for_steps_in_single_precision_are_those_of_the_padded_steps() -> None:
+    whole, states = batch(), batch().packed()
+    rngs = [torch.Generator().manual_seed(5) for _ in range(2)]
+    padded = torch.rand(B, T, N, A, generator=rngs[0])
+    packed = states.uniforms(rngs[1], torch.float, steps=True)(torch.Size([len(states), 1, N, A]))
+    acted = states.mask[:, 0] > 0
+    assert torch.equal(packed[acted], states.pack(torch.cat([padded, padded[:, :1]], 1))[acted])
+    assert torch.equal(rngs[0].get_state(), rngs[1].get_state()) and whole.uniforms(rngs[0]) is rngs[0]
+
+
+def test_several_draws_for_every_state_go_from_episode_to_episode() -> None:
+    states = batch().packed()
+    drawn = states.samples(torch.Generator().manual_seed(5))(torch.Size([3, len(states), 1, N]))
+    plain = torch.rand(3, len(states), 1, N, generator=torch.Generator().manual_seed(5), dtype=torch.double)
+    in_episodes = states.rows.argsort()
+    assert torch.equal(drawn[:, in_episodes], plain)

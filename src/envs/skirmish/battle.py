@@ -52,6 +52,11 @@ class Skirmish:
         self.live = self._allocate()
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
+        fault = self.live["fault"]
+        self._fault: Tensor | np.ndarray = (
+            fault if fault.is_cuda else fault.numpy()
+        )  # which is read faster than a tensor
+        self._shown = {name: as_shown(tensor) for name, tensor in self.live.items()}
         self._commands: dict[int, list[dict[str, Any]]] = {}
         self.seed_rows(seed)
 
@@ -82,7 +87,7 @@ class Skirmish:
         """
         self._action.copy_(action)
         self._launch("check", slices=1)  # which of two faults is told must not depend on threads
-        if fault := int(self.live["fault"][0]):
+        if fault := int(self._fault[0]):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
@@ -96,7 +101,7 @@ class Skirmish:
 
     def copies(self, *names: str) -> dict[str, Tensor]:
         """What the kernels wrote, by its names in ``live``, in new tensors; flags as truth values."""
-        shown = {name: as_shown(self.live[name]) for name in names}
+        shown = {name: self._shown[name] for name in names}
         if self.device.type == "cuda" or not crew.spread(shown.values()):
             return {name: tensor.clone() for name, tensor in shown.items()}
         new = {name: torch.empty_like(tensor) for name, tensor in shown.items()}
@@ -150,7 +155,11 @@ class Skirmish:
         if slices not in self._commands:
             self._commands[slices] = self._record(slices)
         stream = wp.stream_from_torch(self.live["hp"].device) if on_cuda else None
-        crew.side_by_side([partial(_launch_all, [c[name] for name in names], stream) for c in self._commands[slices]])
+        tasks = [partial(_launch_all, [c[name] for name in names], stream) for c in self._commands[slices]]
+        if slices == 1:
+            tasks[0]()
+        else:
+            crew.side_by_side(tasks)
 
     def _record(self, slices: int) -> list[dict[str, Any]]:
         """Every kernel with its arguments bound once, for each slice of the rows."""

@@ -177,8 +177,11 @@ class Setting:
         o, m = self.options, self.map
         ally_shield, enemy_shield = shields(m)
         rules = {name: value for name, value in vars(self.rules).items() if name not in _PLACING}
+        kinds = [UNITS[name] for name, _ in m.allies + m.enemies]
+        widest = 2 * max(kind.separation for kind in kinds)
         return rules | {
-            "widest": (2 * max(UNITS[name].separation for name, _ in m.allies + m.enemies)) ** 2,
+            "widest": widest**2,
+            "healers": int(any(kind.healing > 0 for kind in kinds)),
             "size": SIZE, "n_agents": m.n_agents, "n_units": m.n_agents + m.n_enemies,
             "n_actions": sizes(m, o).n_actions, "bits": m.bits, "ally_shield": ally_shield,
             "enemy_shield": enemy_shield, "hunted": int(m.hunted), "hunts_every": m.hunts_every,

@@ -43,14 +43,26 @@ class Agent(nn.Module):
         length: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
         """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
-        x = agent_inputs(obs, last) if self.last_action else numbered(obs)
-        return self.encoder(x, hidden, length)
+        return self.encoder(self.inputs(obs, last), hidden, length)
+
+    def inputs(self, obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n i"]:
+        """What the encoder reads."""
+        return agent_inputs(obs, last) if self.last_action else numbered(obs)
+
+    def walk(
+        self, x: Float[Tensor, "m n i"], alive: list[int], start: Float[Tensor, "b n h"]
+    ) -> Float[Tensor, "m n a"]:
+        """The outputs at the steps of ``core.specs.in_turn`` from ``inputs`` and the memories before the first ones.
+
+        The rows may be any agents': an agent's number is a part of its input.
+        """
+        return self.head(self.encoder.unroll(x, alive, start))
 
     def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """The features at every state of a batch, from empty memories."""
         whole = states.whole
         last = last_actions(whole.action, self.head.out_features)
-        return states.pack(self.encode(whole.obs, last, None, whole.length + 1)[0])
+        return states.pack(self.encode(states.spread(states.obs), last, None, whole.length + 1)[0])
 
     def forward(
         self,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.registry import AGENTS
 from core.specs import EnvSpec, States
 from modules.agents.base import Agent
-from modules.layers import FeedForwardEncoder, clipped, input_dim, last_actions, mlp
+from modules.layers import FeedForwardEncoder, clipped, input_dim, last_of, mlp
 
 
 @AGENTS.register
@@ -40,16 +40,10 @@ class MLPAgent(Agent):
         super().__init__(spec, encoder, cfg.hidden_dim, cfg.last_action)
         self.obs_clip = cfg.obs_clip
 
-    def encode(
-        self,
-        obs: Float[Tensor, "b t n o"],
-        last: Float[Tensor, "b t n a"],
-        hidden: Float[Tensor, "b n h"] | None = None,
-        length: Int[Tensor, " b"] | None = None,
-    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
-        """See ``Agent.encode``."""
-        return super().encode(clipped(obs, self.obs_clip), last, hidden, length)
+    def inputs(self, obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"]) -> Float[Tensor, "b t n i"]:
+        """See ``Agent.inputs``."""
+        return super().inputs(clipped(obs, self.obs_clip), last)
 
     def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """See ``Agent.encode_states``: each state by itself."""
-        return self.encode(states.obs, states.pack(last_actions(states.whole.action, self.head.out_features)))[0]
+        return self.encode(states.obs, last_of(states, self.head.out_features))[0]

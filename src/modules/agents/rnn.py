@@ -45,5 +45,5 @@ class RNNAgent(Agent):
         added = number.t()[:, None] + none_yet + linear.bias
         row = states.last_action(n_actions) + (n_actions + 1) * torch.arange(self.n_agents, device=own.device)
         shift = embedding(row.flatten(), added.flatten(0, 1))
-        y = torch.addmm(shift, states.obs.flatten(0, 2), own.t()).relu()
+        y = shift.addmm_(states.obs.flatten(0, 2), own.t()).relu_()
         return y.view(*states.obs.shape[:3], -1)

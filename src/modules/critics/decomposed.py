@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from core.config import ConfigError
 from core.registry import CRITICS
-from core.specs import EnvSpec
+from core.specs import EnvSpec, Uniforms
 from modules.critics.policy import LocalPolicyCritic
 from modules.layers import mlp
 from rl.masked import draw, taken
@@ -48,15 +49,21 @@ class DecomposedCritic(LocalPolicyCritic):
             raise ConfigError(["the decomposed critic needs a linear mixer, whose weights it reads: choose mixer=dop"])
         i = spec.state_dim + spec.obs_dim + spec.n_agents
         self.cfg, self.mixer = cfg, mixer
+        self.widths = [spec.state_dim, spec.obs_dim, spec.n_agents]
         self.body = nn.Sequential(mlp(i, cfg.critic_dim, cfg.critic_dim), nn.ReLU())
         self.head, self.shared = nn.Linear(cfg.critic_dim, spec.n_actions), nn.Linear(cfg.critic_dim, 1)
 
     def local(self, state: Float[Tensor, "b t s"], obs: Float[Tensor, "b t n o"]) -> Float[Tensor, "b t n a"]:
-        """Q_i(s, ·) of every agent."""
-        b, t, n, _ = obs.shape
-        ids = torch.eye(n, device=obs.device).expand(b, t, n, n)
-        features = self.body(torch.cat([state.unsqueeze(2).expand(-1, -1, n, -1), obs, ids], -1))
-        return self.head(features) + self.shared(features)
+        """Q_i(s, ·) of every agent. The first layer meets the state once, not once for every agent."""
+        layers: list[Any] = [*cast(nn.Sequential, self.body[0]), self.body[1]]
+        first, *rest = layers
+        of_state, of_obs, of_number = first.weight.split(self.widths, 1)
+        added = linear(state, of_state, first.bias).unsqueeze(2) + of_number.t()
+        features = torch.addmm(added.flatten(0, 2), obs.flatten(0, 2), of_obs.t())
+        for layer in rest:
+            features = layer(features)
+        q = linear(features, self.head.weight + self.shared.weight, self.head.bias + self.shared.bias)
+        return q.unflatten(0, obs.shape[:3])
 
     def q_tot(
         self, state: Float[Tensor, "b t s"], obs: Float[Tensor, "b t n o"], action: Int[Tensor, "b t n"]
@@ -69,7 +76,7 @@ class DecomposedCritic(LocalPolicyCritic):
         state: Float[Tensor, "b t s"],
         obs: Float[Tensor, "b t n o"],
         pi: Float[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> Float[Tensor, "b t"]:
         """Σ_i k_i(s) Σ_a π_i(a) Q_i(s, a) + b(s): O(NA) (algorithms.md 1.7), or the mean over sampled joint actions."""
         return self._mean(self.local(state, obs), state, pi, rng)
@@ -80,13 +87,13 @@ class DecomposedCritic(LocalPolicyCritic):
         obs: Float[Tensor, "b t n o"],
         action: Int[Tensor, "b t n"],
         pi: Float[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """See ``PolicyCritic.both``; the local values are computed once."""
         q = self.local(state, obs)
         return self.mixer(taken(q, action), state), self._mean(q, state, pi, rng)
 
-    def _mean(self, q: Tensor, state: Tensor, pi: Tensor, rng: torch.Generator) -> Float[Tensor, "b t"]:
+    def _mean(self, q: Tensor, state: Tensor, pi: Tensor, rng: Uniforms) -> Float[Tensor, "b t"]:
         if self.cfg.expectation == "exact":
             return self.mixer((pi * q).sum(-1), state)
         action = draw(pi.expand(self.cfg.joint_samples, *pi.shape), rng)
@@ -101,7 +108,7 @@ class DecomposedCritic(LocalPolicyCritic):
         action: Int[Tensor, "b t n"],
         pi: Float[Tensor, "b t n a"],
         avail: Bool[Tensor, "b t n a"],
-        rng: torch.Generator,  # noqa: ARG002 - nothing is sampled here
+        rng: Uniforms,  # noqa: ARG002 - nothing is sampled here
     ) -> Float[Tensor, "b t n"]:
         """k_i(s) [Q_i(s, a_i) - Σ_a π_i(a) Q_i(s, a)] (Eq. 10 and its baseline)."""
         return self.mixer.weights(state)[0].detach() * counterfactual_advantage(

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from modules.layers import with_numbers
+
 
 class HistoryCritic(nn.Module, ABC):
     """Values of histories, and of actions where they are given.
@@ -31,6 +33,16 @@ class HistoryCritic(nn.Module, ABC):
         length: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
         """The features below the head, and the recurrent state; see ``RecurrentEncoder.forward``."""
+
+    def encode_numbered(
+        self,
+        state: Float[Tensor, "b t s"],
+        n: int,
+        hidden: Float[Tensor, "b n h"],
+        length: Int[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """``encode`` of the state and each agent's number, for all n agents."""
+        return self.encode(with_numbers(state, n), hidden, length)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from core.registry import CRITICS
-from core.specs import EnvSpec
+from core.specs import EnvSpec, Uniforms
 from modules.critics.policy import PolicyCritic
 from modules.layers import mlp
 from rl.masked import draw
@@ -50,7 +50,7 @@ class JointCritic(PolicyCritic):
         state: Float[Tensor, "b t s"],
         obs: Float[Tensor, "b t n o"],
         pi: Float[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> Float[Tensor, "b t"]:
         """The mean over joint actions drawn from the policies."""
         action = draw(pi.expand(self.cfg.joint_samples, *pi.shape), rng)
@@ -63,7 +63,7 @@ class JointCritic(PolicyCritic):
         action: Int[Tensor, "b t n"],
         pi: Float[Tensor, "b t n a"],
         avail: Bool[Tensor, "b t n a"],  # noqa: ARG002 - pi is 0 where unavailable
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> Float[Tensor, "b t n"]:
         """Q(s, a) - E_π[Q(s, ·)], the same for every agent."""
         gain = self.q_tot(state, obs, action) - self.expected(state, obs, pi, rng)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from core.specs import Uniforms
 
 
 class PolicyCritic(nn.Module, ABC):
@@ -27,7 +28,7 @@ class PolicyCritic(nn.Module, ABC):
         state: Float[Tensor, "b t s"],
         obs: Float[Tensor, "b t n o"],
         pi: Float[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> Float[Tensor, "b t"]:
         """E_π[Q_tot(s, ·)]."""
 
@@ -37,7 +38,7 @@ class PolicyCritic(nn.Module, ABC):
         obs: Float[Tensor, "b t n o"],
         action: Int[Tensor, "b t n"],
         pi: Float[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """``q_tot`` and ``expected`` of the same states."""
         return self.q_tot(state, obs, action), self.expected(state, obs, pi, rng)
@@ -50,7 +51,7 @@ class PolicyCritic(nn.Module, ABC):
         action: Int[Tensor, "b t n"],
         pi: Float[Tensor, "b t n a"],
         avail: Bool[Tensor, "b t n a"],
-        rng: torch.Generator,
+        rng: Uniforms,
     ) -> Float[Tensor, "b t n"]:
         """What multiplies ∇log π_i(a_i) in the policy's gradient; a constant."""
 

@@ -40,3 +40,15 @@ class PPOCritic(HistoryCritic):
     ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
         """The block's features."""
         return self.block(x, hidden, length)
+
+    def encode_numbered(
+        self,
+        state: Float[Tensor, "b t s"],
+        n: int,
+        hidden: Float[Tensor, "b n h"],
+        length: Int[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b t n h"], Float[Tensor, "b n h"]]:
+        """See ``HistoryCritic.encode_numbered``; on a CPU the state goes through the first layer once."""
+        if state.device.type != "cpu" or not self.block.splits:
+            return super().encode_numbered(state, n, hidden, length)
+        return self.block.numbered(state, n, hidden, length)

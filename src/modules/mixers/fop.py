@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from core.registry import MIXERS
 from core.specs import EnvSpec
-from modules.layers import JointWeights, heads, mlp
+from modules.layers import JointWeights, heads, in_groups, mlp
 from modules.mixers.base import Mixer
 
 ATTENTION_HIDDEN = 64
@@ -92,6 +92,8 @@ class FOPMixer(Mixer):
         units = obs
         if self.unit_dim is not None:
             units = state[..., : self.n_agents * self.unit_dim].unflatten(-1, (self.n_agents, self.unit_dim))
-        logits = (self.query(state).unsqueeze(-3) * self.key(units)).sum(-1)  # [b, t, n, head]
+        key: Any = self.key[0]
+        asked = in_groups(self.query(state), key.weight.unflatten(0, (self.cfg.n_head, -1)))
+        logits = units @ asked.transpose(-1, -2)  # [b, t, n, head]: key times query, without making all agents' keys
         w = (logits / self.cfg.mixing_embed_dim**0.5).softmax(-2).sum(-1)
         return w + 1e-10, REGULARISER * logits.square().mean(-2).sum(-1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.registry import MIXERS
 from core.specs import EnvSpec
 from modules.layers import hypernet, mlp
-from modules.mixers.base import Mixer
+from modules.mixers.base import Mixer, Mixing
 
 
 @MIXERS.register
@@ -62,7 +62,11 @@ class LinearMixer(Mixer):
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, -1))
         return (w1 * w2.unsqueeze(-2)).sum(-1), b
 
+    def given(self, state: Float[Tensor, "b t s"]) -> Mixing:
+        """See ``Mixer.given``."""
+        k, b = self.weights(state)
+        return lambda q: (k * q).sum(-1) + b
+
     def forward(self, q: Float[Tensor, "b t n"], state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
         """Q_jt."""
-        k, b = self.weights(state)
-        return (k * q).sum(-1) + b
+        return self.given(state)(q)

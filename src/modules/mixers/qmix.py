@@ -12,7 +12,7 @@ from torch.nn.functional import elu
 from core.registry import MIXERS
 from core.specs import EnvSpec
 from modules.layers import hypernet, mlp
-from modules.mixers.base import Mixer
+from modules.mixers.base import Mixer, Mixing
 
 
 @MIXERS.register
@@ -44,8 +44,12 @@ class QMIX(Mixer):
         self.b1 = nn.Linear(s, e)
         self.v = mlp(s, e, 1)
 
+    def given(self, state: Float[Tensor, "b t s"]) -> Mixing:
+        """See ``Mixer.given``."""
+        w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, -1))
+        b1, w2, v = self.b1(state), self.w2(state).abs(), self.v(state).squeeze(-1)
+        return lambda q: (elu((q.unsqueeze(-1) * w1).sum(-2) + b1) * w2).sum(-1) + v
+
     def forward(self, q: Float[Tensor, "b t n"], state: Float[Tensor, "b t s"]) -> Float[Tensor, "b t"]:
         """Q_tot."""
-        w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, -1))
-        hidden = elu((q.unsqueeze(-1) * w1).sum(-2) + self.b1(state))
-        return (hidden * self.w2(state).abs()).sum(-1) + self.v(state).squeeze(-1)
+        return self.given(state)(q)

@@ -363,10 +363,10 @@ def hurt_often(s: Scene, b: Battle, i: int, u: int, v: int):
     blows = kind_of(s, b, i, u).blows
     if kind_of(s, b, i, u).blow_delay > 0.0:
         blows = int(1)
-    _blow = int(0)
-    while _blow < blows:
+    blow = int(0)
+    while blow < blows:
         hurt(s, b, i, u, v)
-        _blow += 1
+        blow += 1
 
 
 @no_type_check

@@ -106,11 +106,11 @@ def draw_surrounded(s: Scene, b: Battle, i: int, rng: wp.uint32):
         u += 1
     n_groups = wp.randi(rng, 1, 5)
     sizes = wp.vec4i(0, 0, 0, 0)
-    _u = int(s.n_agents)
-    while _u < s.n_units:
+    v = int(s.n_agents)
+    while v < s.n_units:
         g = wp.randi(rng, 0, n_groups)
         sizes[g] = sizes[g] + 1
-        _u += 1
+        v += 1
     diagonals = wp.vec4i(0, 1, 2, 3)
     u = int(s.n_agents)
     g = int(0)
@@ -119,11 +119,11 @@ def draw_surrounded(s: Scene, b: Battle, i: int, rng: wp.uint32):
         diagonal = diagonals[other]
         diagonals[other] = diagonals[g]
         p = draw_group(s, diagonal, wp.randf(rng))
-        _member = int(0)
-        while _member < sizes[g]:
+        member = int(0)
+        while member < sizes[g]:
             b.unit[i, u].pos = p
             u += 1
-            _member += 1
+            member += 1
         g += 1
 
 

@@ -55,10 +55,21 @@ def call_roll(s: Scene, b: Battle, i: int, rng: wp.uint32):
 
 @no_type_check
 @wp.func
+def heal_all(s: Scene, b: Battle, i: int):
+    """The healers heal."""
+    u = int(0)
+    while u < s.n_units:
+        give_health(s, b, i, u)
+        u += 1
+
+
+@no_type_check
+@wp.func
 def clash(s: Scene, b: Battle, i: int):
     """All hits of this loop fall together, then the dead explode, then healers heal."""
     place = int(0)
-    while place < b.present[i]:
+    present = b.present[i]
+    while place < present:
         hit(s, b, i, unit_at(b, i, place))
         place += 1
     u = int(0)
@@ -66,10 +77,8 @@ def clash(s: Scene, b: Battle, i: int):
         land(s, b, i, u)
         u += 1
     bury(s, b, i)
-    u = int(0)
-    while u < s.n_units:
-        give_health(s, b, i, u)
-        u += 1
+    if s.healers > 0:
+        heal_all(s, b, i)
 
 
 @no_type_check
@@ -101,10 +110,10 @@ def game_loop(s: Scene, b: Battle, i: int, seed: int):
         u += 1
     clash(s, b, i)
     walk(s, b, i, seed)
-    _sweep = int(0)
-    while _sweep < s.sweeps:
+    sweep = int(0)
+    while sweep < s.sweeps:
         separate(s, b, i)
-        _sweep += 1
+        sweep += 1
     u = int(0)
     while u < s.n_units:
         if b.unit[i, u].hp > 0.0:

@@ -153,6 +153,8 @@ class Scene:
     divisor: wp.float64
     widest: float
     """The square of the distance from which on no two units touch."""
+    healers: int
+    """1: there are some."""
     # rules that may be fitted
     jitter_low: float
     jitter_high: float

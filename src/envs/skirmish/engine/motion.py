@@ -178,7 +178,8 @@ def push_others(s: Scene, b: Battle, i: int, place: int):
     """Pushes the unit at ``place`` of the roll and the living units after it apart."""
     u = unit_at(b, i, place)
     later = int(place + 1)
-    while later < b.present[i]:
+    present = b.present[i]
+    while later < present:
         v = unit_at(b, i, later)
         n = b.unit[i, v].pos - b.unit[i, u].pos
         if wp.dot(n, n) < s.widest:
@@ -192,7 +193,8 @@ def push_others(s: Scene, b: Battle, i: int, place: int):
 def separate(s: Scene, b: Battle, i: int):
     """Pushes overlapping units apart, pair by pair."""
     place = int(0)
-    while place < b.present[i]:
+    present = b.present[i]
+    while place < present:
         if b.unit[i, unit_at(b, i, place)].hp > 0.0:
             push_others(s, b, i, place)
         place += 1

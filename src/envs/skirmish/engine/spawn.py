@@ -47,8 +47,8 @@ def line_up(s: Scene, b: Battle, i: int):
     while u < s.n_units:
         b.unit[i, u].stance = IDLE
         u += 1
-    _round = int(0)
-    while _round < ROUNDS:
+    round = int(0)
+    while round < ROUNDS:
         u = int(0)
         while u < s.n_units:
             v = int(u + 1)
@@ -56,7 +56,7 @@ def line_up(s: Scene, b: Battle, i: int):
                 push_apart(s, b, i, u, v)
                 v += 1
             u += 1
-        _round += 1
+        round += 1
 
 
 @no_type_check
