@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -15,8 +16,6 @@ from core.registry import UnknownNameError
 from core.stop import Stop
 
 if TYPE_CHECKING:  # at run time these, and torch with them, are loaded only when something is really started
-    from pathlib import Path
-
     from run import Session
     from tracking.folder import RunFolder
     from tracking.tracker import Tracker
@@ -50,8 +49,10 @@ def print_config(command: cli.Command) -> int:
 
 
 def train(command: cli.Command) -> int:
-    """A new run."""
+    """A new run, or one for each of several seeds."""
     settings = settle(cli.compose(command))
+    if settings["n_seeds"] > 1:
+        return train_together(settings)
     session = assemble(settings)
     from tracking.folder import RunFolder
 
@@ -63,27 +64,84 @@ def train(command: cli.Command) -> int:
         session.close()
 
 
+def train_together(settings: Settings) -> int:
+    """New runs that differ in their seeds."""
+    from many.runs import Run, conduct
+    from tracking.folder import RunFolder
+
+    each = [Settings({**settings, "seed": settings["seed"] + k, "n_seeds": 1}) for k in range(settings["n_seeds"])]
+    with ExitStack() as stack:
+        sessions = assemble_all(each, stack)
+        folders = [RunFolder.create(own, session.env.label()) for own, session in zip(each, sessions, strict=True)]
+        for folder in folders:
+            stack.enter_context(folder.claim())
+        return conduct([Run(*parts) for parts in zip(each, folders, sessions, strict=True)])
+
+
 def resume(command: cli.Command) -> int:
     """Goes on with a run from its checkpoint; from its first step where it was stopped before the first one."""
-    from core import checkpoint
-
     folder = open_run(command)
-    recorded = load(folder.config)
-    settings = settle(cli.revise(recorded, command, cli.RESUMABLE))
+    settings = settle(cli.revise(load(folder.config), command, cli.RESUMABLE))
+    if settings["n_seeds"] > 1:
+        return resume_together(command, folder, settings["n_seeds"])
     with folder.claim():
-        if folder.status == "COMPLETED" and settings["t_max"] <= recorded["t_max"]:
-            raise ConfigError([f"the run has completed its t_max={recorded['t_max']}: go further with t_max=LARGER"])
-        try:
-            state = checkpoint.load(folder.checkpoint) if folder.checkpoint.exists() else {}
-        except checkpoint.CheckpointError as error:
-            raise ConfigError([str(error)]) from error
+        state = reopen(folder, settings)
         session = assemble(settings)
         try:
-            with checkpoint.replacing(folder.config) as file:
-                file.write(yaml.safe_dump(without_password(settings), allow_unicode=True).encode())
+            note(settings, folder)
             return conduct(settings, folder, session, state)
         finally:
             session.close()
+
+
+def resume_together(command: cli.Command, folder: RunFolder, n_seeds: int) -> int:
+    """Goes on with all runs that were trained with the one in ``folder`` and have not reached their ends."""
+    from many.runs import Run, companions, conduct, refuse_apart
+
+    with ExitStack() as stack:
+        folders = companions(folder, n_seeds)
+        each = [settle(cli.revise(load(own.config), command, cli.RESUMABLE)) for own in folders]
+        each = [Settings({**own, "n_seeds": 1}) for own in each]
+        for own in folders:
+            stack.enter_context(own.claim())
+        left = [k for k, own in enumerate(folders) if own.status != "COMPLETED" or ahead(own, each[k])]
+        states = {k: reopen(folders[k], each[k]) for k in left or [0]}
+        refuse_apart(list(states.values()))
+        sessions = assemble_all([each[k] for k in left], stack)
+        for k in left:
+            note(each[k], folders[k])
+        return conduct([Run(each[k], folders[k], own, states[k]) for k, own in zip(left, sessions, strict=True)])
+
+
+def ahead(folder: RunFolder, settings: Settings) -> bool:
+    """Whether ``settings`` ask for more steps than the run has been made for."""
+    return bool(settings["t_max"] > load(folder.config)["t_max"])
+
+
+def reopen(folder: RunFolder, settings: Settings) -> dict[str, Any]:
+    """The checkpoint of a run that is to go on; {} where there is none yet.
+
+    Raises:
+        ConfigError: it is unusable, or the run has reached its end.
+    """
+    from core import checkpoint
+
+    if folder.status == "COMPLETED" and not ahead(folder, settings):
+        done = load(folder.config)["t_max"]
+        raise ConfigError([f"the run has completed its t_max={done}: go further with t_max=LARGER"])
+    try:
+        return checkpoint.load(folder.checkpoint) if folder.checkpoint.exists() else {}
+    except checkpoint.CheckpointError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def note(settings: Settings, folder: RunFolder) -> None:
+    """Writes down the settings with which a run goes on."""
+    from core import checkpoint
+    from tracking.saving import without_password
+
+    with checkpoint.replacing(folder.config) as file:
+        file.write(yaml.safe_dump(without_password(settings), allow_unicode=True).encode())
 
 
 def test(command: cli.Command) -> int:
@@ -110,9 +168,22 @@ def assemble(settings: Settings) -> Session:
     return build(settings)
 
 
+def assemble_all(each: list[Settings], stack: ExitStack) -> list[Session]:
+    """The sessions of several seeds, closed by ``stack``."""
+    from many.loop import refuse_unfit
+
+    sessions: list[Session] = []
+    for settings in each:
+        sessions.append(assemble(settings))
+        stack.callback(sessions[-1].close)
+        refuse_unfit(sessions[0], len(each))
+    return sessions
+
+
 def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict[str, Any] | None) -> int:
     """Trains under Sacred's eyes. ``state`` is a checkpoint ({}: none was made yet), None for a new run."""
     from tracking.experiment import execute
+    from tracking.saving import restore
 
     with Stop() as stop:
 
@@ -127,17 +198,6 @@ def conduct(settings: Settings, folder: RunFolder, session: Session, state: dict
     return {"COMPLETED": 0, "INTERRUPTED": 128 + (stop.signum or signal.SIGINT)}.get(status, 1)
 
 
-def restore(session: Session, tracker: Tracker, state: dict[str, Any]) -> None:
-    """Sets session and curves back to a checkpoint."""
-    if state:
-        session.load_state_dict(state.pop("session"))  # its replay would fill memory for as long as it is referred to
-        tracker.load_state_dict(state.pop("tracker"))
-        tracker.message(f"resumed at step {session.progress.t_env}")
-    else:
-        tracker.load_state_dict({"cursor": 0})
-        tracker.message("the run was stopped before its first checkpoint: it starts again from step 0")
-
-
 def follow(settings: Settings, folder: RunFolder, session: Session, tracker: Tracker, stop: Stop) -> None:
     """Trains, reports and saves until the end or until a signal.
 
@@ -146,38 +206,16 @@ def follow(settings: Settings, folder: RunFolder, session: Session, tracker: Tra
     """
     from core import checkpoint
     from tracking.record import Interrupted
-
-    def state() -> dict[str, Any]:
-        parts = {"session": session.state_dict(), "tracker": tracker.state_dict()}
-        return {**parts, "settings": without_password(settings)}
+    from tracking.saving import keep, state_of, tell
 
     for tick in session.train():
-        for record in tick.records:
-            tracker.log(record)
-        tracker.progress(tick.t_env, tick.episode)
-        if tick.best is not None:
-            keep(folder.best, {"session": tick.best, "settings": without_password(settings)}, tracker)
+        tell(tick, settings, folder, tracker)
         if stop.signum:
-            checkpoint.save(folder.checkpoint, state())
+            checkpoint.save(folder.checkpoint, state_of(session, settings, tracker))
             raise Interrupted(stop.signum)
         if tick.checkpoint_due:
-            keep(folder.checkpoint, state(), tracker)
-    checkpoint.save(folder.checkpoint, state())
-
-
-def keep(path: Path, state: dict[str, Any], tracker: Tracker) -> None:
-    """Saves on the way, where a full disk is no reason to lose what is in memory."""
-    from core import checkpoint
-
-    try:
-        checkpoint.save(path, state)
-    except checkpoint.CheckpointError as error:
-        tracker.message(f"warning: {error}")
-
-
-def without_password(settings: Settings) -> dict[str, Any]:
-    """A copy that may be written to disk."""
-    return {**settings.plain(), "mongo_url": settings["mongo_url"] and masked(settings["mongo_url"])}
+            keep(folder.checkpoint, state_of(session, settings, tracker), tracker)
+    checkpoint.save(folder.checkpoint, state_of(session, settings, tracker))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from controllers.base import Controller
 from core.config import ConfigError, Settings, check_fit
@@ -121,7 +123,7 @@ class Session:
         rows = 1 if settings.components()["runner"].remote else settings["batch_size_run"]
         self.env = make_env(settings, rows, self.streams.seed("env"))
         check_fit(settings, self.env.spec)
-        self.controller, self.learner = self._networks()
+        self.controller, self.learner = self.networks()
         self._check_best_by()
         self.runner = settings.build(
             "runner", self.env, self.controller, rng=self.streams.generator("act", self.env.device)
@@ -145,8 +147,12 @@ class Session:
         self._best: dict[str, Any] | None = None
         self._clock = (time.perf_counter(), 0)
 
-    def _networks(self) -> tuple[Controller, Any]:
-        """Controller and learner; torch's global generator is the run's for as long as it initialises them."""
+    def more_rows(self, rows: int) -> BatchedEnv:
+        """An environment like the run's with another number of rows, at the start of the same streams."""
+        return make_env(self.settings, rows, self.streams.seed("env"))
+
+    def networks(self) -> tuple[Controller, Any]:
+        """New controller and learner; torch's global generator is the run's for as long as it initialises them."""
         with torch.random.fork_rng():
             torch.manual_seed(self.streams.seed("init"))
             controller = self.settings.build("mac", self.env.spec)
@@ -160,20 +166,34 @@ class Session:
     def train(self) -> Iterator[Tick]:
         """Collects, learns, tests and reports until ``t_max``; yields after every collection and its updates."""
         at = self.progress
-        while at.t_env < self.settings["t_max"]:
-            records = [self.test()] if self._due("test") else []
+        while self.running:
+            records = self.begin()
             rollout, before = self.runner.collect(t_env=at.t_env, mode=self.controller.explore_mode), at.t_env
             self._count(rollout)
             if self.learner.ready(self.replay):
                 for _ in range(self._updates(before)):
                     self.meter.add(self.learner.update(self.replay, at.t_env))
-            if self._due("log"):
-                records += self._report()
-            if at.t_env >= self.settings["t_max"] and self.settings["test_nepisode"]:
-                self._due("test")  # so that a run that is later extended does not repeat this test
-                records.append(self.test())
-            best, self._best = self._best, None
-            yield Tick(at.t_env, at.episode, records, self._due("checkpoint"), best)
+            yield self.tick(records)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is anything left to do."""
+        return self.progress.t_env < self.settings["t_max"]
+
+    def begin(self) -> list[Record]:
+        """The test that is due before a collection."""
+        return [self.test()] if self._due("test") else []
+
+    def tick(self, records: list[Record]) -> Tick:
+        """What there is to say after a collection and its updates, beside ``records``."""
+        at = self.progress
+        if self._due("log"):
+            records += self._report()
+        if not self.running and self.settings["test_nepisode"]:
+            self._due("test")  # so that a run that is later extended does not repeat this test
+            records.append(self.test())
+        best, self._best = self._best, None
+        return Tick(at.t_env, at.episode, records, self._due("checkpoint"), best)
 
     def _updates(self, before: int) -> int:
         """Updates after a collection that began at step ``before``; fractions of one are carried over."""
@@ -182,20 +202,28 @@ class Session:
             return int(self.settings["updates_per_collect"])
         return int(rate * self.progress.t_env) - int(rate * before)
 
+    def due(self, what: str) -> bool:
+        """Whether the next multiple of ``<what>_interval`` has been reached."""
+        return bool(self.progress.t_env >= getattr(self.progress, f"next_{what}"))
+
     def _due(self, what: str) -> bool:
         """Whether the next multiple of ``<what>_interval`` has been reached; if so, aims at the one after."""
         name, interval = f"next_{what}", self.settings[f"{what}_interval"]
-        if self.progress.t_env < getattr(self.progress, name):
+        if not self.due(what):
             return False
         setattr(self.progress, name, (self.progress.t_env // interval + 1) * interval)
         return what != "test" or self.settings["test_nepisode"] > 0
 
     def _count(self, rollout: Rollout) -> None:
         self.replay.add(rollout.episodes)
+        self.count(rollout.episodes.length)
         self.progress.episodes_discarded += rollout.discarded
-        self.progress.t_env += int(rollout.episodes.length.sum())
-        self.progress.episode += len(rollout.episodes)
         self.meter.add(rollout.stats)
+
+    def count(self, length: Int[Tensor, " b"]) -> None:
+        """Counts collected episodes of so many steps."""
+        self.progress.t_env += int(length.sum())
+        self.progress.episode += len(length)
 
     def _report(self) -> list[Record]:
         now, (then, before) = time.perf_counter(), self._clock

@@ -11,7 +11,8 @@ from jaxtyping import install_import_hook
 from browser import Chromium, find
 
 install_import_hook(
-    ["core", "stats", "rl", "modules", "envs", "memory", "controllers", "learners", "runners"], "beartype.beartype"
+    ["core", "stats", "rl", "modules", "envs", "memory", "controllers", "learners", "runners", "many"],
+    "beartype.beartype",
 )
 torch.set_num_threads(1)
 

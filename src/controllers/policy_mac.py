@@ -12,7 +12,7 @@ from controllers.base import Acted
 from controllers.stochastic import StochasticController
 from core.config import Settings
 from core.registry import CONTROLLERS
-from core.schedule import Linear
+from core.schedule import Held, Linear
 from core.specs import EnvSpec
 from rl.distributions import Categorical
 from rl.masked import draw, floored, masked_log_softmax, probabilities
@@ -42,7 +42,8 @@ class PolicyMAC(StochasticController):
 
     def __init__(self, spec: EnvSpec, cfg: Config, settings: Settings) -> None:
         super().__init__(spec, cfg, settings)
-        self.epsilon = Linear(cfg.epsilon_start, cfg.epsilon_finish, cfg.epsilon_anneal_time)
+        falling = Linear(cfg.epsilon_start, cfg.epsilon_finish, cfg.epsilon_anneal_time)
+        self.epsilon = Held(1.0, cfg.random_steps, falling)
 
     @classmethod
     def unmet(cls, spec: EnvSpec) -> str | None:
@@ -55,7 +56,7 @@ class PolicyMAC(StochasticController):
     ) -> Float[Tensor, "*rest n a"]:
         """What acts while exploring: π̄ = (1-ε) π + ε uniform over the available actions (algorithms.md 1.1)."""
         pi = probabilities(masked_log_softmax(logits, avail), avail)
-        return floored(pi, avail, 1.0 if t_env < self.cfg.random_steps else self.epsilon(t_env))
+        return floored(pi, avail, self.epsilon(t_env))
 
     def explored(
         self,

@@ -24,7 +24,9 @@ PLACE = frozenset(
     | {"ray_address"}
 )
 """Keys that say where a run works and reports, not what it computes."""
-RESUMABLE = PLACE | {"t_max", "test_interval", "test_nepisode", "log_interval", "checkpoint_interval", "best_by"}
+RESUMABLE = PLACE | {
+    "t_max", "test_interval", "test_nepisode", "log_interval", "checkpoint_interval", "best_by", "n_seeds",
+}  # fmt: skip
 """Keys that may be changed when a run is resumed."""
 EVALUABLE = frozenset(
     {"device", "buffer_device", "cuda_graphs", "torch_threads", "results_dir", "test_nepisode", "seed"}

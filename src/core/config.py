@@ -32,6 +32,7 @@ LEAVES = ("agent", "critic", "mixer")
 
 LEAST = {
     "seed": 0,
+    "n_seeds": 1,
     "t_max": 1,
     "batch_size_run": 1,
     "updates_per_collect": 1,
@@ -102,6 +103,9 @@ class Experiment:
     """The environment's own keys, set with ``env_args.KEY=VALUE``."""
     seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
     """The root of all randomness; drawn once and recorded where it is not given."""
+    n_seeds: int = 1
+    """Runs with the seeds from ``seed`` on that train in one process as one program, each recorded as a run of its
+    own."""
     t_max: int = 2_050_000
     """Environment steps to train for, over all environments side by side."""
     batch_size_run: int = 1
@@ -151,6 +155,8 @@ class Experiment:
             for key, most in MOST.items()
             if getattr(self, key) > most
         ]
+        if self.seed <= MOST["seed"] < self.seed + self.n_seeds - 1:
+            problems.append(f"'n_seeds' counts from seed={self.seed} beyond the largest seed, {MOST['seed']}")
         if self.updates_per_step is not None and self.updates_per_step <= 0:
             problems.append(f"'updates_per_step' must be positive, or null, not {self.updates_per_step!r}")
         if not re.fullmatch(r"\w[\w.+-]*", self.name):

@@ -3,6 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+"""A number of one run, or a tensor without axes."""
+
+
+class EachSeed(int):
+    """The environment steps of several runs that are computed at once (see ``many``), in the place of one number.
+
+    Schedules know it. Everybody else would take it for a number that it is not, so it cannot be compared.
+    """
+
+    each: Tensor
+    """A tensor without axes: under ``torch.vmap`` that of every run."""
+
+    @classmethod
+    def of(cls, largest: int, each: Tensor) -> EachSeed:
+        """``largest`` is what it is as an integer."""
+        made = cls(largest)
+        made.each = each
+        return made
+
+    def _refuse(self, _other: Any) -> bool:
+        raise TypeError("these runs are at different environment steps: ask a schedule, which knows them all")
+
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
+    __hash__ = int.__hash__
 
 
 def mark(t_env: int, interval: int, end: int) -> int:
@@ -22,11 +52,29 @@ class Linear:
     finish: float
     steps: int
 
-    def __call__(self, t: int) -> float:
+    def __call__(self, t: int) -> Scalar:
         """x(t) = start + (finish - start) min(1, t / steps); exactly ``finish`` from t = steps on."""
+        if isinstance(t, EachSeed):
+            falling = self.start + (self.finish - self.start) * t.each.clamp(min=0) / max(self.steps, 1)
+            return torch.where(t.each >= self.steps, float(self.finish), falling)
         if t >= self.steps:
             return float(self.finish)
         return self.start + (self.finish - self.start) * max(t, 0) / self.steps
+
+
+@dataclass(frozen=True)
+class Held:
+    """``value`` for the first ``steps``, then what ``later`` says."""
+
+    value: float
+    steps: int
+    later: Linear
+
+    def __call__(self, t: int) -> Scalar:
+        """x(t) = value where t < steps."""
+        if isinstance(t, EachSeed):
+            return torch.where(t.each < self.steps, self.value, self.later(t))
+        return self.value if t < self.steps else self.later(t)
 
 
 @dataclass(frozen=True)

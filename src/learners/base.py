@@ -63,6 +63,8 @@ class Learner(nn.Module, ABC):
     """True: ``update`` learns by ``descend_by`` alone, of losses that need nothing but the batch (key cuda_graphs)."""
     on_policy = False
     """True: every update is of ``batch_size`` episodes that no update has seen."""
+    batches_seeds = False
+    """True: its code may run under ``torch.vmap`` over several seeds (see ``many``), and a test says so."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -170,7 +172,8 @@ class Learner(nn.Module, ABC):
         params = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = gradients_of(loss, params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
-            param.grad = gradient
+            # Fused optimisers take a gradient to lie in memory as its parameter does; those of stacks are transposed.
+            param.grad = None if gradient is None else gradient.contiguous()
         norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
         optimiser.step()
         return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from controllers.base import Controller, unroll_agent
 from core.config import Settings
 from core.registry import LEARNERS
+from core.schedule import Scalar
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from learners.soft import SoftConfig, policy_improvement
@@ -36,7 +37,7 @@ class SoftCritic(nn.Module):
         return unroll_agent(self.agent, batch, self.n_actions)
 
     def joint(
-        self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: float
+        self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: Scalar
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Q_jt(τ, u) = Σ_i λ_i(τ, u) [Q_i - V_i] + V_jt at the first t states, and the mixer's regulariser."""
         return mix_locals(self.mixer, batch, q, action, partial(soft_value, alpha=alpha))
@@ -54,6 +55,8 @@ class FOP(Learner):
     unavailable actions (T-11); critics learn before the policy; α is annealed over the time that is said (T-19).
     Every network is evaluated once per update, so the policy improves on the critics from before their step.
     """
+
+    batches_seeds = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SoftConfig):
@@ -85,14 +88,14 @@ class FOP(Learner):
         metrics |= self.descend("policy", policy_improvement(batch, log_pi, q_min, alpha))
         self.target.step(self.new_episodes(replay))
         return metrics | {
-            "alpha": torch.tensor(alpha),
+            "alpha": torch.as_tensor(alpha),
             "policy_entropy": masked_mean(batch.steps(entropy(log_pi.detach(), batch.avail)), batch.mask),
             "target_mean": masked_mean(y, batch.mask),
         }
 
     @torch.no_grad()
     def critic_target(
-        self, batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], alpha: float
+        self, batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], alpha: Scalar
     ) -> Float[Tensor, "b t"]:
         """y = r + γ [min_m Q_jt^m(s', u') - α Σ_i log π_i(u'_i)], u' ~ π (algorithms.md 6.4), as TD(λ)."""
         action = sample(log_pi, batch.uniforms(self.rng))
@@ -100,7 +103,7 @@ class FOP(Learner):
         return self.cfg.soft_target(batch, torch.minimum(*q_jt), taken(log_pi, action), alpha)
 
     def critic_loss(
-        self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b states n a"], y: Float[Tensor, "b t"], alpha: float
+        self, m: int, batch: EpisodeBatch, q: Float[Tensor, "b states n a"], y: Float[Tensor, "b t"], alpha: Scalar
     ) -> Float[Tensor, ""]:
         """(Q_jt^m(s, u) - y)² of the actions taken (algorithms.md 6.4), plus the attention's regulariser."""
         q_jt, regulariser = self.critics[m].joint(batch, batch.steps(q), batch.action, alpha)

@@ -14,6 +14,7 @@ from controllers.base import Controller, encode_agent
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
+from core.schedule import Scalar
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
 from learners.soft import SoftConfig, policy_improvement
@@ -56,7 +57,7 @@ class SoftCritics(nn.Module):
         batch: EpisodeBatch,
         q: Float[Tensor, "b t n a"],
         action: Int[Tensor, "b t n"],
-        alpha: float,
+        alpha: Scalar,
         mix: Mixing,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
@@ -93,6 +94,8 @@ class MACPF(Learner):
     is evaluated once per update; the losses of both modes share no parameter but Θ's and are descended together.
     """
 
+    batches_seeds = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config(SoftConfig):
         """Keys of MACPF."""
@@ -121,7 +124,7 @@ class MACPF(Learner):
         batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
         mix, slow_mix = self.critics.mixing(batch), self.target.slow.mixing(batch)
-        metrics: Metrics = {"alpha": torch.tensor(alpha)}
+        metrics: Metrics = {"alpha": torch.as_tensor(alpha)}
         critic_losses, policy_losses = [], []
         for mode in self.modes:
             action, log_pi = self.decide(mode, batch, h_pi)
@@ -155,7 +158,7 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         action: Int[Tensor, "b states n"],
         log_prob: Float[Tensor, "b states n"],
-        alpha: float,
+        alpha: Scalar,
         mix: Mixing,
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
@@ -169,7 +172,7 @@ class MACPF(Learner):
         batch: EpisodeBatch,
         h: Float[Tensor, "b states n h"],
         y: Float[Tensor, "b t"],
-        alpha: float,
+        alpha: Scalar,
         mix: Mixing,
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
@@ -184,7 +187,7 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         action: Int[Tensor, "b states n"],
         log_pi: Float[Tensor, "b states n a"],
-        alpha: float,
+        alpha: Scalar,
     ) -> Float[Tensor, ""]:
         """Σ_a π_i(a) [α log π_i(a) - Q_i(a)], both given the same u'_{<i} (algorithms.md 8.2)."""
         q = self.critics.local(mode, batch, h.detach(), action).detach()

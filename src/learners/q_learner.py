@@ -37,6 +37,7 @@ class QLearner(Learner):
     """
 
     recordable = True
+    batches_seeds = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ValueConfig):

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from core.schedule import Geometric, Linear
+from core.schedule import Geometric, Linear, Scalar
 from core.specs import EpisodeBatch
 from learners.base import Learner, lambda_returns
 from rl.masked import masked_mean
@@ -40,14 +40,14 @@ class SoftConfig(Learner.Config):
     target_update_interval: int = 200
     """Episodes collected between two copies into the target networks."""
 
-    def alpha(self, t_env: int, episodes: int) -> float:
+    def alpha(self, t_env: int, episodes: int) -> Scalar:
         """The temperature after ``t_env`` steps in ``episodes`` episodes."""
         if self.alpha_schedule == "geometric":
             return Geometric(self.alpha_start, self.alpha_finish, self.alpha_rate)(episodes)
         return Linear(self.alpha_start, self.alpha_finish, self.alpha_anneal_time)(t_env)
 
     def soft_target(
-        self, batch: EpisodeBatch, q_jt: Float[Tensor, "b states"], log_prob: Float[Tensor, "b states n"], alpha: float
+        self, batch: EpisodeBatch, q_jt: Float[Tensor, "b states"], log_prob: Float[Tensor, "b states n"], alpha: Scalar
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of the soft values X_t = Q_jt(s_t, u'_t) - α Σ_i log π_i(u'_{t,i}) (algorithms.md 6.4).
 
@@ -58,7 +58,7 @@ class SoftConfig(Learner.Config):
 
 
 def policy_improvement(
-    batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], q: Float[Tensor, "b states n a"], alpha: float
+    batch: EpisodeBatch, log_pi: Float[Tensor, "b states n a"], q: Float[Tensor, "b states n a"], alpha: Scalar
 ) -> Float[Tensor, ""]:
     """Σ_a π_i(a) [α log π_i(a) - Q_i(a)] over available actions, mean over real steps and agents; Q is constant."""
     return masked_mean(batch.steps(soft_policy_loss(log_pi, q, batch.avail, alpha)), batch.mask)

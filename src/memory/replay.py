@@ -118,9 +118,13 @@ class Replay:
 
     def uniform(self, n: int, newest: int | None = None) -> EpisodeBatch:
         """``n`` different episodes, each subset of all, or of the ``newest``, equally likely."""
+        return self._gather(self.picks(n, newest))
+
+    def picks(self, n: int, newest: int | None = None) -> list[int]:
+        """Which episodes ``uniform`` hands out, counted from the oldest one."""
         older = 0 if newest is None else max(0, len(self) - newest)
-        picks = torch.randperm(len(self) - older, generator=self.rng)[:n] + older
-        return self._gather(picks.tolist())
+        picks: list[int] = (torch.randperm(len(self) - older, generator=self.rng)[:n] + older).tolist()
+        return picks
 
     def transitions(self, n: int, past: int = 0) -> EpisodeBatch:
         """``n`` single steps as episodes of one step, each of the stored steps equally likely, with replacement.

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.schedule import Scalar
 from rl.masked import draw, ones_where, only
 
 
@@ -17,7 +18,7 @@ def greedy(q: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) -> Int[T
 
 @torch.no_grad()
 def epsilon_greedy(
-    q: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: float, rng: torch.Generator
+    q: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: Scalar, rng: torch.Generator
 ) -> Int[Tensor, "*rest"]:
     """Every agent by itself: with chance ``epsilon`` uniform over its available actions, otherwise greedy.
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core.schedule import Scalar
 from core.specs import Uniforms
 
 UNAVAILABLE = -1e10
@@ -111,7 +112,7 @@ def entropy(log_pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"]) ->
     return -(kept.exp() * here * kept).sum(-1)
 
 
-def floored(pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: float) -> Float[Tensor, "*rest a"]:
+def floored(pi: Float[Tensor, "*rest a"], avail: Bool[Tensor, "*rest a"], epsilon: Scalar) -> Float[Tensor, "*rest a"]:
     r"""π mixed with the uniform policy, :math:`(1-\epsilon)\pi + \epsilon\,avail / \sum avail` (DOP, COMA)."""
     uniform = ones_where(avail, pi.dtype)
     return (1 - epsilon) * pi + epsilon * uniform / uniform.sum(-1, keepdim=True)

@@ -19,6 +19,7 @@ NAME = re.compile(r"\w[\w.+-]*")
 """What runs, variants and sweeps may be called: a part of a path."""
 OWN = {
     "seed": "list the seeds under 'seeds'",
+    "n_seeds": "a sweep makes one run of each of its 'seeds'",
     "label": "it holds the sweep's name and the run's id, by which the run is found again",
     "results_dir": "give results_dir at the top of the manifest: a sweep's runs lie together",
 }

@@ -75,9 +75,9 @@ class Console:
     def attached(self) -> Iterator[Console]:
         """While active, what this process prints goes to console.log and to the screen, above the bar."""
         out, err = sys.stdout, sys.stderr
-        with open(self._log_path, "ab", buffering=0) as log:
+        with self._open() as log:
             self._bar = self._make_bar(_terminal(err) or _terminal(out))
-            streams = [_Stream(stream, log, self._bar, self._lock) for stream in (out, err)]
+            streams = self._streams = [Stream(stream, log, self._bar, self._lock) for stream in (out, err)]
             sys.stdout, sys.stderr = streams  # type: ignore[assignment]  # they pass on all of TextIO
             try:
                 yield self
@@ -88,6 +88,15 @@ class Console:
                 if self._bar is not None:
                     self._bar.stop()
                     self._bar = None
+
+    def _open(self) -> Any:
+        """Where everything printed is kept."""
+        return open(self._log_path, "ab", buffering=0)
+
+    def failure(self, trace: str) -> None:
+        """Why the run has failed."""
+        sys.stderr.write(trace)
+        sys.stderr.flush()
 
     def message(self, text: str) -> None:
         """One line for the reader."""
@@ -111,8 +120,12 @@ class Console:
             self._headline = headline(record.values)
             self.message(f"{self._position(record.t_env)} | {_listed(record.values) or 'test'}")
         elif record.kind == "train" and self._bar is None:
-            parts = [self._position(record.t_env), _listed(record.values), self._headline, str(self._speed)]
-            self.message(" | ".join(part for part in parts if part))
+            self.message(self.line(record))
+
+    def line(self, record: Record) -> str:
+        """Where the run stands."""
+        parts = [self._position(record.t_env), _listed(record.values), self._headline, str(self._speed)]
+        return " | ".join(part for part in parts if part)
 
     def _position(self, t_env: int) -> str:
         return f"t_env {t_env:,}/{self._speed.t_max:,} ({100 * t_env / max(1, self._speed.t_max):.1f}%)"
@@ -135,7 +148,7 @@ class Console:
         return bar
 
 
-class _Stream:
+class Stream:
     """Stands for stdout or stderr: copies to console.log; whole lines go to the screen above the bar."""
 
     def __init__(self, wrapped: TextIO, log: Any, bar: Progress | None, lock: threading.RLock) -> None:
@@ -148,6 +161,10 @@ class _Stream:
         """Takes ``text``; returns its length."""
         if not self._log.closed:
             self._log.write(text.encode("utf-8", "replace"))
+        return self.show(text)
+
+    def show(self, text: str) -> int:
+        """Only on the screen."""
         if self._bar is None or os.getpid() != self._owner:
             return self._wrapped.write(text)  # also in a forked worker, where the bar's lock may be held for ever
         with self._lock:

@@ -30,18 +30,23 @@ _SOURCES = Path(__file__).resolve().parents[1]
 
 
 def execute(
-    settings: Mapping[str, Any], folder: RunFolder, body: Callable[[Tracker], None], resume: bool = False
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    body: Callable[[Tracker], None],
+    resume: bool = False,
+    console: Console | None = None,
 ) -> str:
     """Runs ``body`` under Sacred and returns COMPLETED, INTERRUPTED or FAILED.
 
     ``KeyboardInterrupt`` (so also ``Interrupted``) makes it INTERRUPTED; any other exception is printed and makes it
     FAILED. With ``resume`` the same entries and curves are continued; the body must then call
-    ``Tracker.load_state_dict`` before it logs.
+    ``Tracker.load_state_dict`` before it logs. ``console`` is the run's own one where several share the screen.
 
     Raises:
         ConfigError: another process is writing to this folder.
     """
-    console = Console(folder.console, settings["t_max"], f"{settings['name']} {folder.record.get('label', '')}")
+    title = f"{settings['name']} {folder.record.get('label', '')}"
+    console = console or Console(folder.console, settings["t_max"], title)
     with folder.claim(), console.attached():
         folder.begin(resume)
         try:
@@ -50,7 +55,7 @@ def execute(
         except KeyboardInterrupt as interrupt:
             status, error = "INTERRUPTED", str(interrupt) or None
         except BaseException as failure:  # noqa: BLE001  (it becomes the run's status)
-            _print_failure(failure)
+            console.failure(trace_of(failure))
             status, error = "FAILED", f"{type(failure).__name__}: {failure}"
         folder.end(status, error)
         console.message(f"{status}: {folder.path}")
@@ -187,10 +192,9 @@ def _logger() -> logging.Logger:
     return logger
 
 
-def _print_failure(failure: BaseException) -> None:
+def trace_of(failure: BaseException) -> str:
     """The traceback without the frames of Sacred's wrappers."""
     trace = traceback.TracebackException.from_exception(failure)
     ours = [frame for frame in trace.stack if not {"sacred", "wrapt"} & set(Path(frame.filename).parts)]
     trace.stack = traceback.StackSummary.from_list(ours)
-    sys.stderr.write("".join(trace.format()))
-    sys.stderr.flush()
+    return "".join(trace.format())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from core import cli
 from modules.layers import mlp
 from modules.stacked import Stacked
+from run import build
 
 
 def built(n: int) -> Stacked:
@@ -45,3 +47,21 @@ def test_parameters_are_found_copied_and_saved_and_gradients_stay_apart() -> Non
     assert torch.equal(other(x), stacked(x))
     nn.init.zeros_(next(iter(twin.parameters())))
     assert not torch.equal(twin(x), stacked(x)), "a copy is its own"
+
+
+def test_a_learners_adam_moves_every_entry_along_its_own_gradient() -> None:
+    words = ["--config=mappo", "--env-config=hallway", "with", "share_parameters=False", "device=cpu", "adam_eps=0.1"]
+    run = build(cli.compose(cli.parse([*words, "grad_norm_clip=1000000.0"])))
+    params, b = list(run.controller.parameters()), run.env.n_envs
+    step, hidden = run.env.reset(), run.controller.initial_hidden(b)
+
+    def loss() -> Tensor:
+        last = torch.zeros(b, 1, run.env.spec.n_agents, run.env.spec.n_actions)
+        return run.controller.agent(step.obs[:, None], last, hidden)[0].square().sum() * 1000
+
+    gradients = torch.autograd.grad(loss(), params, allow_unused=True)
+    before = [p.detach().clone() for p in params]
+    run.learner.descend("policy", loss())
+    for p, old, gradient in zip(params, before, gradients, strict=True):
+        expected = torch.zeros_like(p) if gradient is None else gradient / (gradient.abs() + 0.1)  # Adam's first step
+        torch.testing.assert_close(old - p, run.learner.cfg.lr * expected, rtol=1e-3, atol=1e-6)

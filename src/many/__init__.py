@@ -1,0 +1,1 @@
+"""Several runs that differ in their seeds only, trained in one process as one batched program."""
