@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.specs import EpisodeBatch
+from learners.base import gradients_of
 
 Loss = Callable[[EpisodeBatch], Tensor]
 """A mean over the real steps of a batch that draws no random numbers."""
@@ -52,7 +53,7 @@ def _descent(
     """``weight`` times the loss, and its gradient. ``dtype``: of autocast, which every thread has to itself."""
     with torch.enable_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None, cache_enabled=False):
         value = weight * loss(batch)
-    return value.detach(), torch.autograd.grad(value, params, allow_unused=True)
+    return value.detach(), gradients_of(value, params, allow_unused=True)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -63,7 +63,7 @@ class Puppet(Controller):
     """Plays (t + 1) mod A, counts time in its recurrent state, and remembers all it is given."""
 
     def __init__(self, spec: EnvSpec) -> None:
-        super().__init__(spec, Controller.Config(), Settings())
+        super().__init__(spec, Controller.Config(), Settings(precision="float32"))
         self.calls: list[SimpleNamespace] = []
 
     def initial_hidden(self, b: int) -> Tensor:

@@ -86,6 +86,22 @@ def test_the_seed_decides_the_run_and_one_thread_learns_alike() -> None:
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(learnt[0], learnt[2], strict=True))
 
 
+def test_both_threads_compute_in_the_precision_of_the_run() -> None:
+    """Autocast is each thread's own: the second one has to be told."""
+    made = session(precision="bfloat16", learner_threads=2, t_max=40)
+    dtypes, td_loss = set(), made.learner.td_loss
+
+    def loss(half: EpisodeBatch) -> Tensor:
+        dtypes.add((threading.get_ident(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return td_loss(half)
+
+    made.learner.td_loss = loss
+    for _ in made.train():
+        pass
+    assert len(dtypes) == 2
+    assert {how[1:] for how in dtypes} == {(True, torch.bfloat16)}
+
+
 def test_a_single_episode_cannot_be_halved() -> None:
     with pytest.raises(ConfigError, match="learner_threads=2 needs batch_size of at least 2, not 1"):
         session(learner_threads=2, batch_size=1)

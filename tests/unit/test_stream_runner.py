@@ -74,7 +74,7 @@ class Counter(Controller):
     """Counts every row's steps in its hidden state, plays (t + row) mod A, and stores what it was told."""
 
     def __init__(self, spec: EnvSpec) -> None:
-        super().__init__(spec, Controller.Config(), Settings())
+        super().__init__(spec, Controller.Config(), Settings(precision="float32"))
 
     def initial_hidden(self, b: int) -> Tensor:
         return torch.zeros(b, N, 1)
@@ -216,7 +216,7 @@ class Replayed(Controller):
     """Does in row r at step t what ``actions[r]`` says; beyond its end the last of it again."""
 
     def __init__(self, spec: EnvSpec) -> None:
-        super().__init__(spec, Controller.Config(), Settings())
+        super().__init__(spec, Controller.Config(), Settings(precision="float32"))
         self.actions: list[Tensor] = []
 
     def initial_hidden(self, b: int) -> Tensor:
