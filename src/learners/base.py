@@ -135,14 +135,21 @@ class Learner(nn.Module, ABC):
 
         Gradients that reach other parameters are dropped.
         """
-        optimiser = self._optimisers[name]
-        params = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, params, allow_unused=True)
+        return self.descend_together({name: loss}, clip)
+
+    def descend_together(self, losses: dict[str, Tensor], clip: float | None = None) -> Metrics:
+        """``descend`` of several optimisers in one backward pass: no loss may reach another one's parameters."""
+        owned = {name: [p for g in self._optimisers[name].param_groups for p in g["params"]] for name in losses}
+        params = [p for own in owned.values() for p in own]
+        gradients = torch.autograd.grad(list(losses.values()), params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
             param.grad = gradient
-        norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
-        optimiser.step()
-        return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+        metrics: Metrics = {}
+        for name, own in owned.items():
+            norm = nn.utils.clip_grad_norm_(own, self.cfg.grad_norm_clip if clip is None else clip)
+            self._optimisers[name].step()
+            metrics |= {f"{name}_loss": losses[name].detach(), f"{name}_grad_norm": norm}
+        return metrics
 
     def descend_each(self, name: str, losses: Iterable[Tensor], target: Target) -> Metrics:
         """One gradient step for each loss, computed only when it is its turn; ``target`` counts the steps.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from controllers.base import Controller, encode_agent
+from controllers.base import Controller
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
@@ -19,6 +19,7 @@ from learners.base import Learner, Metrics
 from learners.soft import SoftConfig, policy_improvement
 from memory.replay import Replay
 from modules.agents.conditional import ConditionalHead
+from modules.agents.rnn import encode_together
 from modules.layers import StateValue
 from modules.mixers.base import Mixing, mix_locals
 from modules.target import Target
@@ -34,11 +35,6 @@ class SoftCritics(nn.Module):
         self.head = ConditionalHead(spec, settings.build("agent", spec), "dep" in modes)
         self.mixer = settings.build("mixer", spec)
         self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
-        self.n_actions = spec.n_actions
-
-    def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b states n h"]:
-        """The features of every history, from an empty memory."""
-        return encode_agent(self.head, batch, self.n_actions)
 
     def mixing(self, batch: EpisodeBatch) -> Mixing:
         """Θ at the batch's states, for both modes."""
@@ -119,7 +115,8 @@ class MACPF(Learner):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of the critics and one of the policies, independent and dependent ones together."""
         batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
-        h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
+        h_pi, h_q = encode_together([self.controller.agent.agent, self.critics.head.agent], batch)
+        (h_slow,) = encode_together([self.target.slow.head.agent], batch)
         mix, slow_mix = self.critics.mixing(batch), self.target.slow.mixing(batch)
         metrics: Metrics = {"alpha": torch.tensor(alpha)}
         critic_losses, policy_losses = [], []
@@ -131,8 +128,8 @@ class MACPF(Learner):
             spread = entropy(log_pi.detach(), batch.avail)
             metrics[f"{mode}_policy_entropy"] = masked_mean(batch.steps(spread), batch.mask)
             metrics[f"{mode}_target_mean"] = masked_mean(y, batch.mask)
-        metrics |= self.descend("critic", torch.stack(critic_losses).sum())
-        metrics |= self.descend("policy", torch.stack(policy_losses).sum())
+        losses = {"critic": torch.stack(critic_losses).sum(), "policy": torch.stack(policy_losses).sum()}
+        metrics |= self.descend_together(losses)
         self.target.step(self.new_episodes(replay))
         return metrics
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -90,12 +90,6 @@ class RecurrentEncoder(nn.Module):
         features = self._ragged(x, hidden, length) if x.device.type == "cpu" else self._padded(x, hidden, length)
         return features, _at_end(features, length)
 
-    def walk(self, y: Float[Tensor, "m n h"], alive: list[int]) -> Float[Tensor, "m n h"]:
-        """The features at the states of ``core.specs.States`` from what was embedded of them, from empty memories."""
-        n = y.shape[1]
-        hidden = y.new_zeros(n * alive[0], self.rnn.hidden_size)
-        return self._shrinking(y.flatten(0, 1), hidden, [n * k for k in alive]).unflatten(0, (-1, n))
-
     def _dense(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """All steps of all episodes in one call."""
         b, t, n, _ = x.shape
@@ -124,12 +118,12 @@ class RecurrentEncoder(nn.Module):
         rows = (order.expand(t, b) * t + torch.arange(t)[:, None])[valid]
         alive = [n * m for m in valid.sum(1).tolist() if m]
         y = self.embed(x.flatten(0, 1).index_select(0, rows)).flatten(0, 1)
-        return _unpack(self._shrinking(y, hidden[order].flatten(0, 1), alive).unflatten(0, (-1, n)), rows, b, t)
+        return _unpack(self.shrinking(y, hidden[order].flatten(0, 1), alive).unflatten(0, (-1, n)), rows, b, t)
 
-    def _shrinking(self, y: Tensor, state: Tensor, alive: list[int]) -> Tensor:
+    def shrinking(self, y: Tensor, state: Tensor, alive: list[int]) -> Tensor:
         """The state after every step; ``alive`` rows of y [m, h] belong to each."""
         if self.fused:
-            return packed_gru(y, state, Weights(*self.rnn.parameters()), alive)
+            return packed_gru(y[None], state[None], Weights(*(p[None] for p in self.rnn.parameters())), alive)[0]
         cell, states = self._cell(), []
         for y_t in y.split(alive):
             state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
@@ -142,6 +136,23 @@ class RecurrentEncoder(nn.Module):
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
+
+
+def walk_together(
+    encoders: Sequence[RecurrentEncoder], embedded: Sequence[Float[Tensor, "m n h"]], alive: list[int]
+) -> list[Float[Tensor, "m n h"]]:
+    """Several encoders' features at the states of ``core.specs.States``, from what each embedded of them.
+
+    Memories are empty at the start.
+    """
+    n, k = embedded[0].shape[1], encoders[0].rnn.hidden_size
+    rows, y = [n * m for m in alive], [x.flatten(0, 1) for x in embedded]
+    if not all(encoder.fused for encoder in encoders):
+        pairs = zip(encoders, y, strict=True)
+        return [e.shrinking(x, x.new_zeros(rows[0], k), rows).unflatten(0, (-1, n)) for e, x in pairs]
+    weights = Weights(*(torch.stack(ws) for ws in zip(*(e.rnn.parameters() for e in encoders), strict=True)))
+    walked = packed_gru(torch.stack(y), y[0].new_zeros(len(y), rows[0], k), weights, rows)
+    return [features.unflatten(0, (-1, n)) for features in walked]
 
 
 def _gru_cell(x: Tensor, state: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> Tensor:
