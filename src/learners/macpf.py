@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from controllers.base import Controller
+from controllers.base import Controller, encode_agent
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
@@ -34,7 +34,12 @@ class SoftCritics(nn.Module):
         super().__init__()
         self.head = ConditionalHead(spec, settings.build("agent", spec), "dep" in modes)
         self.mixer = settings.build("mixer", spec)
+        self.n_actions = spec.n_actions
         self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
+
+    def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b states n h"]:
+        """The features of every history, from an empty memory."""
+        return encode_agent(self.head, batch, self.n_actions)
 
     def mixing(self, batch: EpisodeBatch) -> Mixing:
         """Θ at the batch's states, for both modes."""
@@ -53,7 +58,7 @@ class SoftCritics(nn.Module):
         q: Float[Tensor, "b t n a"],
         action: Int[Tensor, "b t n"],
         alpha: float,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
         if self.v_jt is None:
@@ -116,7 +121,7 @@ class MACPF(Learner):
         """One step of the critics and one of the policies, independent and dependent ones together."""
         batch, alpha = replay.uniform(self.cfg.batch_size).packed(), self.cfg.alpha(t_env, replay.added)
         h_pi, h_q = encode_together([self.controller.agent.agent, self.critics.head.agent], batch)
-        (h_slow,) = encode_together([self.target.slow.head.agent], batch)
+        h_slow = self.target.slow.encode(batch)
         mix, slow_mix = self.critics.mixing(batch), self.target.slow.mixing(batch)
         metrics: Metrics = {"alpha": torch.tensor(alpha)}
         critic_losses, policy_losses = [], []
@@ -153,7 +158,7 @@ class MACPF(Learner):
         action: Int[Tensor, "b states n"],
         log_prob: Float[Tensor, "b states n"],
         alpha: float,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
         q = self.target.slow.local(mode, batch, h, action)
@@ -167,7 +172,7 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         y: Float[Tensor, "b t"],
         alpha: float,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
         q = self.critics.local(mode, batch, h, batch.action)
