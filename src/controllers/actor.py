@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from controllers.base import Acted, Controller, unroll_agent
+from controllers.base import Acted, Controller, unroll_agent, unroll_agents
 from core.config import Settings
 from core.specs import EnvSpec, EpisodeBatch, TimeStep
 from modules.agents.separate import SeparateAgents
@@ -56,6 +56,10 @@ class ActorController(Controller):
     def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n p"]:
         """The policies' parameters at every state."""
         return unroll_agent(self.agent, batch, self.spec.n_actions)
+
+    def unroll_beside(self, agents: Sequence[Any], batch: EpisodeBatch) -> list[Tensor]:
+        """See ``Controller.unroll_beside``."""
+        return unroll_agents([self.agent, *agents], batch, self.spec.n_actions)
 
     @abstractmethod
     def policy(self, out: Float[Tensor, "*rest p"], avail: Bool[Tensor, "*rest a"]) -> Policy:

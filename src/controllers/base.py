@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from core.config import Settings
 from core.precision import in_precision
 from core.specs import EnvSpec, EpisodeBatch, Extras, States, TimeStep
+from modules.agents.base import Agent
+from modules.agents.rnn import encode_together
 from modules.layers import last_actions
 
 
@@ -91,6 +94,10 @@ class Controller(nn.Module, ABC):
     def unroll(self, batch: EpisodeBatch) -> Tensor:
         """The network's output at every state of the batch, [b, t+1, n, ·], with gradient."""
 
+    def unroll_beside(self, agents: Sequence[Any], batch: EpisodeBatch) -> list[Tensor]:
+        """``unroll``, and the outputs of further agent networks at the same states."""
+        return [self.unroll(batch), *unroll_agents(agents, batch, self.spec.n_actions)]
+
 
 def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:
     """An agent network's output at every state of the batch, [b, t+1, n, a], from an empty memory (T-04)."""
@@ -100,6 +107,20 @@ def unroll_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tenso
         whole = replace(batch.whole, obs=batch.spread(batch.obs))
         return batch.pack(unroll_agent(agent, whole, n_actions))
     return agent(batch.obs, last_actions(batch.action, n_actions), None, batch.length + 1)[0]
+
+
+def unroll_agents(agents: Sequence[Any], batch: EpisodeBatch, n_actions: int) -> list[Tensor]:
+    """``unroll_agent`` of each; those of one kind take their steps together where that is faster."""
+    if isinstance(batch, States) and all(isinstance(agent, Agent) for agent in agents):
+        return [agent.head(h) for agent, h in zip(agents, encode_together(agents, batch), strict=True)]
+    return [unroll_agent(agent, batch, n_actions) for agent in agents]
+
+
+def encode_agents(agents: Sequence[Any], batch: EpisodeBatch, n_actions: int) -> list[Tensor]:
+    """``encode_agent`` of each, as in ``unroll_agents``."""
+    if isinstance(batch, States) and all(isinstance(agent, Agent) for agent in agents):
+        return encode_together(agents, batch)
+    return [encode_agent(agent, batch, n_actions) for agent in agents]
 
 
 def encode_agent(agent: nn.Module, batch: EpisodeBatch, n_actions: int) -> Tensor:

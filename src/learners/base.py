@@ -34,8 +34,13 @@ def lambda_returns(
     return batch.over_time(backed_up, value)
 
 
-def gradients_of(loss: Tensor, params: Sequence[Tensor], *, allow_unused: bool = False) -> tuple[Tensor, ...]:
-    """∂ loss / ∂ params; where networks are evaluated in fewer bits, the way back does not round any further."""
+def gradients_of(
+    loss: Tensor | Sequence[Tensor], params: Sequence[Tensor], *, allow_unused: bool = False
+) -> tuple[Tensor, ...]:
+    """∂ loss / ∂ params, of the sum of several losses.
+
+    Where networks are evaluated in fewer bits, the way back does not round any further.
+    """
     with full_precision():
         return torch.autograd.grad(loss, params, allow_unused=allow_unused)
 
@@ -168,15 +173,22 @@ class Learner(nn.Module, ABC):
 
         Gradients that reach other parameters are dropped.
         """
-        optimiser = self._optimisers[name]
-        params = [p for group in optimiser.param_groups for p in group["params"]]
-        gradients = gradients_of(loss, params, allow_unused=True)
+        return self.descend_together({name: loss}, clip)
+
+    def descend_together(self, losses: dict[str, Tensor], clip: float | None = None) -> Metrics:
+        """``descend`` of several optimisers in one backward pass: no loss may reach another one's parameters."""
+        owned = {name: [p for g in self._optimisers[name].param_groups for p in g["params"]] for name in losses}
+        params = [p for own in owned.values() for p in own]
+        gradients = gradients_of(list(losses.values()), params, allow_unused=True)
         for param, gradient in zip(params, gradients, strict=True):
             # Fused optimisers take a gradient to lie in memory as its parameter does; those of stacks are transposed.
             param.grad = None if gradient is None else gradient.contiguous()
-        norm = nn.utils.clip_grad_norm_(params, self.cfg.grad_norm_clip if clip is None else clip)
-        optimiser.step()
-        return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": norm}
+        metrics: Metrics = {}
+        for name, own in owned.items():
+            norm = nn.utils.clip_grad_norm_(own, self.cfg.grad_norm_clip if clip is None else clip)
+            self._optimisers[name].step()
+            metrics |= {f"{name}_loss": losses[name].detach(), f"{name}_grad_norm": norm}
+        return metrics
 
     def descend_by(self, name: str, loss: Callable[[EpisodeBatch], Tensor], batch: EpisodeBatch) -> Metrics:
         """``descend`` by a loss of what ``draw`` has drawn, recorded where updates are."""

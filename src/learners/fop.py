@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from controllers.base import Controller, unroll_agent
+from controllers.base import Controller, unroll_agents
 from core.config import Settings
 from core.registry import LEARNERS
 from core.schedule import Scalar
@@ -30,11 +30,6 @@ class SoftCritic(nn.Module):
         super().__init__()
         self.agent = settings.build("agent", spec)
         self.mixer = settings.build("mixer", spec)
-        self.n_actions = spec.n_actions
-
-    def local(self, batch: EpisodeBatch) -> Float[Tensor, "b states n a"]:
-        """Q_i(τ_i, ·) at every state."""
-        return unroll_agent(self.agent, batch, self.n_actions)
 
     def joint(
         self, batch: EpisodeBatch, q: Float[Tensor, "b t n a"], action: Int[Tensor, "b t n"], alpha: Scalar
@@ -76,16 +71,14 @@ class FOP(Learner):
             self.optimise(f"critic{m}", critic, lr=cfg.critic_lr)
 
     def update(self, replay: Replay, t_env: int) -> Metrics:
-        """One step of each critic, then one of the policy."""
+        """One step of each critic and one of the policy."""
         batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
-        log_pi = masked_log_softmax(self.controller.unroll(batch), batch.avail)
-        q = [critic.local(batch) for critic in self.critics]
+        logits, *q = self.controller.unroll_beside([critic.agent for critic in self.critics], batch)
+        log_pi = masked_log_softmax(logits, batch.avail)
         y = self.critic_target(batch, log_pi.detach(), alpha)
         q_min = torch.minimum(*q).detach()
-        metrics: Metrics = {}
-        for m in range(2):
-            metrics |= self.descend(f"critic{m}", self.critic_loss(m, batch, q[m], y, alpha))
-        metrics |= self.descend("policy", policy_improvement(batch, log_pi, q_min, alpha))
+        losses = {f"critic{m}": self.critic_loss(m, batch, q[m], y, alpha) for m in range(2)}
+        metrics = self.descend_together(losses | {"policy": policy_improvement(batch, log_pi, q_min, alpha)})
         self.target.step(self.new_episodes(replay))
         return metrics | {
             "alpha": torch.as_tensor(alpha),
@@ -99,7 +92,9 @@ class FOP(Learner):
     ) -> Float[Tensor, "b t"]:
         """y = r + γ [min_m Q_jt^m(s', u') - α Σ_i log π_i(u'_i)], u' ~ π (algorithms.md 6.4), as TD(λ)."""
         action = sample(log_pi, batch.uniforms(self.rng))
-        q_jt = [slow.joint(batch, slow.local(batch), action, alpha)[0] for slow in self.target.slow]
+        slow = self.target.slow
+        q = unroll_agents([critic.agent for critic in slow], batch, self.spec.n_actions)
+        q_jt = [critic.joint(batch, local, action, alpha)[0] for critic, local in zip(slow, q, strict=True)]
         return self.cfg.soft_target(batch, torch.minimum(*q_jt), taken(log_pi, action), alpha)
 
     def critic_loss(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from controllers.base import Controller, encode_agent
+from controllers.base import Controller, encode_agent, encode_agents
 from controllers.conditional_mac import ConditionalMAC
 from core.config import ConfigError, Settings
 from core.registry import LEARNERS
@@ -34,8 +34,8 @@ class SoftCritics(nn.Module):
         super().__init__()
         self.head = ConditionalHead(spec, settings.build("agent", spec), "dep" in modes)
         self.mixer = settings.build("mixer", spec)
-        self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
         self.n_actions = spec.n_actions
+        self.v_jt = nn.ModuleDict({m: StateValue(spec.state_dim) for m in modes}) if form == "adv" else None
 
     def encode(self, batch: EpisodeBatch) -> Float[Tensor, "b states n h"]:
         """The features of every history, from an empty memory."""
@@ -58,7 +58,7 @@ class SoftCritics(nn.Module):
         q: Float[Tensor, "b t n a"],
         action: Int[Tensor, "b t n"],
         alpha: Scalar,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
         """Θ([Q_i]) (the release), or Θ([Q_i - V_i]) + V_jt (Eq. 6), at the first t states, and Θ's regulariser."""
         if self.v_jt is None:
@@ -122,7 +122,8 @@ class MACPF(Learner):
     def update(self, replay: Replay, t_env: int) -> Metrics:
         """One step of the critics and one of the policies, independent and dependent ones together."""
         batch, alpha = self.draw(replay), self.cfg.alpha(t_env, replay.added)
-        h_pi, h_q, h_slow = self.controller.unroll(batch), self.critics.encode(batch), self.target.slow.encode(batch)
+        h_pi, h_q = encode_agents([self.controller.agent.agent, self.critics.head.agent], batch, self.spec.n_actions)
+        h_slow = self.target.slow.encode(batch)
         mix, slow_mix = self.critics.mixing(batch), self.target.slow.mixing(batch)
         metrics: Metrics = {"alpha": torch.as_tensor(alpha)}
         critic_losses, policy_losses = [], []
@@ -134,8 +135,8 @@ class MACPF(Learner):
             spread = entropy(log_pi.detach(), batch.avail)
             metrics[f"{mode}_policy_entropy"] = masked_mean(batch.steps(spread), batch.mask)
             metrics[f"{mode}_target_mean"] = masked_mean(y, batch.mask)
-        metrics |= self.descend("critic", torch.stack(critic_losses).sum())
-        metrics |= self.descend("policy", torch.stack(policy_losses).sum())
+        losses = {"critic": torch.stack(critic_losses).sum(), "policy": torch.stack(policy_losses).sum()}
+        metrics |= self.descend_together(losses)
         self.target.step(self.new_episodes(replay))
         return metrics
 
@@ -159,7 +160,7 @@ class MACPF(Learner):
         action: Int[Tensor, "b states n"],
         log_prob: Float[Tensor, "b states n"],
         alpha: Scalar,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> Float[Tensor, "b t"]:
         """TD(λ) of r + γ [Q_jt(s', u') - α Σ_i log π_i(u'_i)] of target critics, u' ~ π^mode (algorithms.md 8.2)."""
         q = self.target.slow.local(mode, batch, h, action)
@@ -173,7 +174,7 @@ class MACPF(Learner):
         h: Float[Tensor, "b states n h"],
         y: Float[Tensor, "b t"],
         alpha: Scalar,
-        mix: Mixing,
+        mix: Mixing | None = None,
     ) -> Float[Tensor, ""]:
         """(Q_jt^mode(s, u) - y)² of the actions taken (algorithms.md 8.2), plus the mixer's regulariser."""
         q = self.critics.local(mode, batch, h, batch.action)

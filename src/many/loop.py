@@ -15,7 +15,7 @@ from many.rows import JointEnv
 
 REMEDY = "give n_seeds=1, and start one run for each seed ('sweep' does that on the cores and GPUs there are)"
 
-_OF_ONE = {"learner_threads": 1, "cuda_graphs": False}
+_OF_ONE = {"learner_threads": 1, "cuda_graphs": False, "precision": "float32"}
 """Keys of some learners by which updates are computed in another way than by their code alone; the usual values."""
 
 

@@ -99,7 +99,7 @@ class Program:
         self.optimisers = {name: self._stacked(name) for name in template._optimisers}
         self.index = torch.arange(self.n, device=next(iter(self.state.values())).device)
         self._token = self.index
-        vars(template)["descend"] = self._descend
+        vars(template)["descend_together"] = self._descend
         self._copy_host_state(self.learners[0], template)
         self._caller, self._actor = _Call(template), _Call(template.controller)
         self._whole = {f"learner.{name}": x for name, x in self.state.items()}
@@ -158,25 +158,33 @@ class Program:
 
         return torch.vmap(one)(state, self.index, *inputs)
 
-    def _descend(self, name: str, loss: Tensor, clip: float | None = None) -> Metrics:
-        """``Learner.descend`` of all seeds."""
+    def _descend(self, losses: dict[str, Tensor], clip: float | None = None) -> Metrics:
+        """``Learner.descend_together`` of all seeds."""
         largest = self.template.cfg.grad_norm_clip if clip is None else clip
 
-        def work(losses: Tensor) -> Tensor:
-            return self._step(name, losses, largest)
+        def work(*each: Tensor) -> tuple[Tensor, ...]:
+            return self._step(dict(zip(losses, each, strict=True)), largest)
 
-        return {f"{name}_loss": loss.detach(), f"{name}_grad_norm": self.outside(work, loss)}
+        norms = self.outside(work, *losses.values())
+        metrics: Metrics = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        return metrics | {f"{name}_grad_norm": norm for name, norm in zip(losses, norms, strict=True)}
 
-    def _step(self, name: str, losses: Tensor, clip: float) -> Tensor:
-        """One gradient step of every seed along its own loss, clipped by its own norm, which is returned."""
-        params = _params(self.optimisers[name])
-        gradients = torch.autograd.grad(losses.sum(), params, allow_unused=True)
-        found = [g for g in gradients if g is not None]
-        norm = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in found], 1)
+    def _step(self, losses: dict[str, Tensor], clip: float) -> tuple[Tensor, ...]:
+        """One gradient step of every seed along its own losses, clipped by their norms, which are returned."""
+        owned = [_params(self.optimisers[name]) for name in losses]
+        params = [p for own in owned for p in own]
+        gradients = torch.autograd.grad([loss.sum() for loss in losses.values()], params, allow_unused=True)
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = gradient
+        return tuple(self._clipped_step(name, own, clip) for name, own in zip(losses, owned, strict=True))
+
+    def _clipped_step(self, name: str, params: list[Tensor], clip: float) -> Tensor:
+        found = [(p, p.grad) for p in params if p.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for _, g in found], 1)
         norm = torch.linalg.vector_norm(norm, dim=1)
         factor = (clip / (norm + 1e-6)).clamp(max=1.0)
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = None if gradient is None else _scaled(gradient, factor)
+        for param, gradient in found:
+            param.grad = _scaled(gradient, factor)
         self.optimisers[name].step()
         return norm
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -111,16 +111,9 @@ class RecurrentEncoder(nn.Module):
 
         ``start``: the recurrent states before the first steps, in the order of these; None: zeros.
         """
-        n, y = y.shape[1], self._exact(y)
+        n, y = y.shape[1], self.exact(y)
         state = y.new_zeros(n * alive[0], self.rnn.hidden_size) if start is None else start.flatten(0, 1)
-        rows, y = [n * k for k in alive], y.flatten(0, 1)
-        if self.fused:
-            return packed_gru(y, state, Weights(*self.rnn.parameters()), rows).unflatten(0, (-1, n))
-        cell, states = self._cell(), []
-        for y_t in y.split(rows):
-            state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
-            states.append(state)
-        return torch.cat(states).unflatten(0, (-1, n))
+        return self.shrinking(y.flatten(0, 1), state, [n * k for k in alive]).unflatten(0, (-1, n))
 
     def unroll(self, x: Float[Tensor, "m n i"], alive: list[int], start: Float[Tensor, "b n h"]) -> Tensor:
         """As ``walk``, from inputs that are embedded first."""
@@ -139,7 +132,7 @@ class RecurrentEncoder(nn.Module):
             cell = self._cell()
             y = torch.stack([state := cell(x_t, state) for x_t in y])
             last = y[-1]
-        return self._exact(y).reshape(t, b, n, -1).transpose(0, 1), self._exact(last).reshape(b, n, -1)
+        return self.exact(y).reshape(t, b, n, -1).transpose(0, 1), self.exact(last).reshape(b, n, -1)
 
     def _padded(self, x: Tensor, hidden: Tensor, length: Tensor) -> Tensor:
         """All steps in one call, with zeros in and out on padding: no loop on the host, no waiting for the device."""
@@ -152,10 +145,20 @@ class RecurrentEncoder(nn.Module):
         rows, alive, order = in_turn(length, t)
         return unpack(self.unroll(x.flatten(0, 1).index_select(0, rows), alive, hidden[order]), rows, b, t)
 
-    def _exact(self, y: Tensor) -> Tensor:
+    def exact(self, y: Tensor) -> Tensor:
         """As parameters are: what is remembered is not rounded from call to call."""
         weight: Tensor = self.rnn.weight_hh_l0  # type: ignore[assignment]
         return y.to(weight.dtype)
+
+    def shrinking(self, y: Tensor, state: Tensor, alive: list[int]) -> Tensor:
+        """The state after every step; ``alive`` rows of y [m, h] belong to each."""
+        if self.fused:
+            return packed_gru(y[None], state[None], Weights(*(p[None] for p in self.rnn.parameters())), alive)[0]
+        cell, states = self._cell(), []
+        for y_t in y.split(alive):
+            state = cell(y_t, state if len(y_t) == len(state) else state[: len(y_t)])
+            states.append(state)
+        return torch.cat(states)
 
     def _cell(self) -> Callable[[Tensor, Tensor], Tensor]:
         """One step: (input, state) -> state."""
@@ -164,6 +167,23 @@ class RecurrentEncoder(nn.Module):
         if self.fused:
             return lambda x, state: torch.gru_cell(x, state, *weights)
         return lambda x, state: _gru_cell(x, state, *weights)
+
+
+def walk_together(
+    encoders: Sequence[RecurrentEncoder], embedded: Sequence[Float[Tensor, "m n h"]], alive: list[int]
+) -> list[Float[Tensor, "m n h"]]:
+    """Several encoders' features at the states of ``core.specs.States``, from what each embedded of them.
+
+    Memories are empty at the start.
+    """
+    n, k = embedded[0].shape[1], encoders[0].rnn.hidden_size
+    rows, y = [n * m for m in alive], [encoders[0].exact(x).flatten(0, 1) for x in embedded]
+    if not all(encoder.fused for encoder in encoders):
+        pairs = zip(encoders, y, strict=True)
+        return [e.shrinking(x, x.new_zeros(rows[0], k), rows).unflatten(0, (-1, n)) for e, x in pairs]
+    weights = Weights(*(torch.stack(ws) for ws in zip(*(e.rnn.parameters() for e in encoders), strict=True)))
+    walked = packed_gru(torch.stack(y), y[0].new_zeros(len(y), rows[0], k), weights, rows)
+    return [features.unflatten(0, (-1, n)) for features in walked]
 
 
 def _gru_cell(x: Tensor, state: Tensor, w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> Tensor:

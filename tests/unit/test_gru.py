@@ -28,7 +28,20 @@ def one_by_one(x, hidden, *weights):
 
 
 def ours(x, hidden, *weights):
-    return packed_gru(x, hidden, Weights(*weights), ALIVE)
+    return packed_gru(x[None], hidden[None], Weights(*(w[None] for w in weights)), ALIVE)[0]
+
+
+def test_several_networks_take_their_steps_together_and_alone():
+    several = [given(), [x.detach().flip(0).requires_grad_() for x in given()], given()]
+    stacked = [torch.stack(xs) for xs in zip(*several, strict=True)]
+    together, alone = packed_gru(*stacked[:2], Weights(*stacked[2:]), ALIVE), [ours(*inputs) for inputs in several]
+    weight = torch.randn(together.shape, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    for g, inputs in enumerate(several):
+        torch.testing.assert_close(together[g], alone[g])
+        got = torch.autograd.grad((together * weight).sum(), inputs, retain_graph=True)
+        want = torch.autograd.grad((alone[g] * weight[g]).sum(), inputs)
+        for mine, theirs in zip(got, want, strict=True):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_states_are_those_of_torchs_cells():

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from by_hand import LENGTHS, TERMINATED, A, N, batch, best_of, ends, gradients, legal, returns, session
+from controllers.base import unroll_agent
 from core.registry import MIXERS
 from core.specs import ActionSpec, EnvSpec, EpisodeBatch
 from learners.macpf import local_values
@@ -219,7 +220,7 @@ def test_fop_target_by_hand(lam: float) -> None:
     assert torch.equal(ends(y), ends(episodes.reward))
     tables = []
     for slow in run.learner.target.slow:
-        q = slow.local(episodes)
+        q = unroll_agent(slow.agent, episodes, A)
         v = ALPHA * torch.where(episodes.avail, q / ALPHA, -1e10).logsumexp(-1)
         w, _ = slow.mixer.weights(episodes.state, episodes.obs)
         lam_i = slow.mixer.lambdas(episodes.state, one_hot(action, A).float())
@@ -237,7 +238,7 @@ def test_fop_losses_teach_their_own_networks_only() -> None:
     learner = run.learner
     y = torch.zeros(episodes.reward.shape)
     for m in range(2):
-        loss = learner.critic_loss(m, episodes, learner.critics[m].local(episodes), y, ALPHA)
+        loss = learner.critic_loss(m, episodes, unroll_agent(learner.critics[m].agent, episodes, A), y, ALPHA)
         reached = gradients(loss, learner)
         own = {name for name, _ in learner.named_parameters() if name.startswith(f"critics.{m}.")}
         assert reached == own
@@ -248,7 +249,7 @@ def test_fop_critic_loss_by_hand() -> None:
     run, episodes = session("fop"), batch()
     critic = run.learner.critics[0]
     y = torch.randn(episodes.reward.shape, generator=torch.Generator().manual_seed(2))
-    q = critic.local(episodes)
+    q = unroll_agent(critic.agent, episodes, A)
     loss = run.learner.critic_loss(0, episodes, q, y, ALPHA)
     q_jt, regulariser = critic.joint(episodes, q[:, :-1], episodes.action, ALPHA)
     steps = [
@@ -266,7 +267,7 @@ def test_fop_policies_improve_on_the_smaller_critic(monkeypatch: pytest.MonkeyPa
     run.replay.add(episodes)
     monkeypatch.setattr(run.replay, "uniform", lambda _: episodes)
     logits = run.controller.unroll(episodes).detach().tolist()
-    q = [critic.local(episodes).detach().tolist() for critic in run.learner.critics]
+    q = [unroll_agent(critic.agent, episodes, A).detach().tolist() for critic in run.learner.critics]
     parts = []
     for row, length in enumerate(LENGTHS):
         for t, i in itertools.product(range(length), range(N)):

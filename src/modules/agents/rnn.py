@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.functional import embedding
 from core.registry import AGENTS
 from core.specs import EnvSpec, States
 from modules.agents.base import Agent
-from modules.layers import RecurrentEncoder, input_dim
+from modules.layers import RecurrentEncoder, input_dim, walk_together
 
 
 @AGENTS.register
@@ -32,11 +33,13 @@ class RNNAgent(Agent):
 
     def encode_states(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """See ``Agent.encode_states``."""
-        if states.action.is_floating_point() or states.obs.device.type != "cpu":
-            return super().encode_states(states)
-        return self.encoder.walk(self._embedded(states).squeeze(1), states.alive).unsqueeze(1)
+        return encode_together([self], states)[0] if self.packs(states) else super().encode_states(states)
 
-    def _embedded(self, states: States) -> Float[Tensor, "m 1 n h"]:
+    def packs(self, states: States) -> bool:
+        """Whether its inputs can be looked up and its steps taken without padding."""
+        return not states.action.is_floating_point() and states.obs.device.type == "cpu"
+
+    def embedded(self, states: States) -> Float[Tensor, "m 1 n h"]:
         """Linear-ReLU of the inputs without building them: what an agent's last action and number add is looked up."""
         embed: Any = self.encoder.embed
         linear, n_actions = embed[0], self.head.out_features
@@ -45,5 +48,14 @@ class RNNAgent(Agent):
         added = number.t()[:, None] + none_yet + linear.bias
         row = states.last_action(n_actions) + (n_actions + 1) * torch.arange(self.n_agents, device=own.device)
         shift = embedding(row.flatten(), added.flatten(0, 1))
-        y = shift.addmm_(states.obs.flatten(0, 2), own.t()).relu_()
+        y = torch.addmm(shift, states.obs.flatten(0, 2), own.t()).relu_()
         return y.view(*states.obs.shape[:3], -1)
+
+
+def encode_together(agents: Sequence[Any], states: States) -> list[Float[Tensor, "m 1 n h"]]:
+    """Several agents' ``encode_states``; recurrent ones of one shape take their steps together."""
+    alike = all(type(a) is RNNAgent and a.packs(states) and a.hidden_dim == agents[0].hidden_dim for a in agents)
+    if not alike:
+        return [agent.encode_states(states) for agent in agents]
+    y = [agent.embedded(states).squeeze(1) for agent in agents]
+    return [h.unsqueeze(1) for h in walk_together([agent.encoder for agent in agents], y, states.alive)]
