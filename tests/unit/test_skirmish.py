@@ -313,6 +313,20 @@ def test_unavailable_action_is_refused_and_changes_nothing() -> None:
     env.step(torch.ones(2, 3, dtype=torch.long))
 
 
+def test_where_looking_is_dear_battles_stand_still_until_somebody_looks() -> None:
+    env = made("3m", n_envs=2)
+    env.battle.look_every = 3
+    env.step(torch.ones(2, 3, dtype=torch.long))
+    before = {k: env.battle.live[k].clone() for k in ("hp", "pos", "time", "cooldown")}
+    env.battle.step(torch.tensor([[1, 1, 1], [1, 1, 6]]))
+    with pytest.raises(ValueError, match="row 1, agent 2: one of its last 3 actions"):
+        env.battle.step(torch.ones(2, 3, dtype=torch.long))
+    assert all(torch.equal(before[k], env.battle.live[k]) for k in before)
+    for _ in range(3):
+        env.battle.step(torch.ones(2, 3, dtype=torch.long))
+    assert env.battle.live["time"].tolist() == [4, 4]
+
+
 # ---------------------------------------------------------------- rewards and ends
 
 

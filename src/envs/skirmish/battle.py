@@ -29,6 +29,8 @@ from envs.skirmish.scene import (
 
 _STATE = (*VECTORS, *FLOATS, *INTS, "script", "last", "time", "running", "rng", "tally", *SPOTTING)
 """The tensors that decide what happens next, and the tally of what has happened."""
+LOOK_EVERY = 8
+"""Steps on a GPU between two looks at whether all actions were available."""
 
 
 class Skirmish:
@@ -53,9 +55,10 @@ class Skirmish:
         self._action = torch.zeros(n_envs, battle_map.n_agents, dtype=torch.int64, device=device)
         self._which = torch.zeros(n_envs, dtype=torch.uint8, device=device)
         fault = self.live["fault"]
-        self._fault: Tensor | np.ndarray = (
-            fault if fault.is_cuda else fault.numpy()
-        )  # which is read faster than a tensor
+        self._fault: Tensor | np.ndarray = fault if fault.is_cuda else fault.numpy()  # which is read faster
+        self.look_every = LOOK_EVERY if fault.is_cuda else 1
+        """Steps between two looks at ``fault``: on a GPU each is a wait."""
+        self._steps = 0
         self._shown = {name: as_shown(tensor) for name, tensor in self.live.items()}
         self._commands: dict[int, list[dict[str, Any]]] = {}
         self.seed_rows(seed)
@@ -83,11 +86,13 @@ class Skirmish:
         Without ``observe`` only the masks are renewed of all that is shown, and the next call with it shows the rest.
 
         Raises:
-            ValueError: an action of a running battle is not available; nothing has changed then.
+            ValueError: an action of a running battle is not available; nothing has changed then. On a GPU it may be
+                told some steps later, in which no battle has gone on.
         """
         self._action.copy_(action)
         self._launch("check", slices=1)  # which of two faults is told must not depend on threads
-        if fault := int(self._fault[0]):
+        self._steps += 1
+        if self._steps % self.look_every == 0 and (fault := int(self._fault[0])):
             self.live["fault"].zero_()
             row, agent = divmod(fault - 1, self.map.n_agents)
             raise ValueError(self._complaint(row, agent))
@@ -95,6 +100,9 @@ class Skirmish:
 
     def _complaint(self, row: int, agent: int) -> str:
         """Names an unavailable action."""
+        if self.look_every > 1:
+            within = f"one of its last {self.look_every} actions is not available, and all battles stand still since"
+            return f"row {row}, agent {agent}: {within}"
         action = int(self._action[row, agent])
         available = self.live["avail"][row, agent].nonzero().flatten().tolist()
         return f"row {row}, agent {agent}: action {action} is not available; available are {available}"

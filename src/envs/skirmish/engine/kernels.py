@@ -168,7 +168,9 @@ def check(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
 @no_type_check
 @wp.kernel(enable_backward=False)
 def play(first: int, s: Scene, b: Battle, action: wp.array2d(dtype=wp.int64)):
-    """One agent step of every running battle."""
+    """One agent step of every running battle; nothing at all once an unavailable action has been found (``check``)."""
+    if b.fault[0] > 0:
+        return
     i = row_of(s, b, first, wp.tid())
     clear(b, i)
     if b.running[i] == 0:
