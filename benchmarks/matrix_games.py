@@ -19,7 +19,7 @@ import torch
 from sessions import Row, Session, make_rows, new_session, rows_of
 from torch import Tensor
 
-from controllers.base import encode_agent
+from controllers.base import encode_agent, unroll_agents
 from core.specs import EpisodeBatch, valid_mask
 from learners.value import mix_utilities
 from rl.masked import masked_log_softmax, taken
@@ -293,7 +293,9 @@ def fop_table(session: Session, batch: EpisodeBatch, action: Tensor) -> Tensor:
     """min_m Q_jt^m."""
     alpha = session.learner.cfg.alpha(session.progress.t_env, session.replay.added)
     critics = session.learner.critics
-    return torch.minimum(*[c.joint(batch, c.local(batch)[:, :1], action, alpha)[0] for c in critics])
+    q = unroll_agents([critic.agent for critic in critics], batch, session.env.spec.n_actions)
+    pairs = zip(critics, q, strict=True)
+    return torch.minimum(*[critic.joint(batch, local[:, :1], action, alpha)[0] for critic, local in pairs])
 
 
 def q_table(session: Session, batch: EpisodeBatch, action: Tensor) -> Tensor:

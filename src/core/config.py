@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 import yaml
 
-from core.precision import Precision
 from core.registry import SLOTS, Registry, UnknownNameError, did_you_mean
 
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""``float32``: as they are. ``tf32``: on a GPU, factors rounded to 10 bits. ``bfloat16``: hidden layers in 8 bits."""
 COMMAND_LINE = "the command line"
 """The source of a key that was given with ``with``."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-"""``float32``: as they are. ``tf32``: on a GPU, factors rounded to 10 bits. ``bfloat16``: hidden layers in 8 bits."""
+from core.config import Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
 
