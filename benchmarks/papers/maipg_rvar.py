@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from core.specs import EpisodeBatch
 from learners.base import Metrics
 from learners.maipg import Interpolated
-from learners.ppo import policy
 from modules.critics.ppo import PPOCritic
 from modules.layers import action_vectors
 from rl.masked import masked_mean
@@ -92,7 +91,8 @@ class JointQ(nn.Module):
     def rvar(self, data: Interpolated) -> Tensor:
         """As MAIPG measures it."""
         learner = self.learner[0]
-        pi, features = policy(learner.controller, learner.controller.agent, data), self.features(data)
+        out, _ = learner.controller.agent(data.obs, data.last, data.policy_memory, data.length)
+        pi, features = learner.controller.policy(out, data.avail), self.features(data)
         drawn = [self.total(features, pi.sample(self.rng)) for _ in range(learner.cfg.rvar_samples)]
         scale = learner.value.scale
         advantage = data.returns - scale.denormalise(scale.kept(data.value))
