@@ -212,7 +212,6 @@ def learners(options: argparse.Namespace) -> Iterator[Figure]:
 CORES = {
     "1 thread": {},
     "torch_threads=2": {"torch_threads": 2},
-    "learner_threads=2": {"learner_threads": 2},
 }
 """Ways of using the machine's cores for one run."""
 

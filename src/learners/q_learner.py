@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from controllers.base import Controller
-from core.config import ConfigError, Settings
+from core.config import Settings
 from core.registry import LEARNERS
 from core.specs import EnvSpec, EpisodeBatch
 from learners.base import Learner, Metrics
-from learners.halves import in_halves
 from learners.value import ValueConfig, mix_utilities, require_values
 from memory.replay import Replay
 from modules.target import Target
@@ -47,23 +46,11 @@ class QLearner(Learner):
         """How the agents' values are combined; null for independent learners (IQL)."""
         double_q: bool = True
         """The online network chooses the target's actions."""
-        learner_threads: Literal[1, 2] = 1
-        """2: half of a batch's episodes in each of two threads, for two idle cores."""
-
-        def __post_init__(self) -> None:
-            """Raises ValueError for a batch that cannot be halved."""
-            super().__post_init__()
-            if self.batch_size < self.learner_threads:
-                raise ValueError(
-                    f"learner_threads={self.learner_threads} needs batch_size of at least 2, not {self.batch_size}"
-                )
 
     def __init__(
         self, spec: EnvSpec, controller: Controller, cfg: Config, settings: Settings, rng: torch.Generator
     ) -> None:
         require_values(controller, settings)
-        if cfg.learner_threads > 1 and rng.device.type != "cpu":
-            raise ConfigError(["'learner_threads' is 2, which is for networks on the CPU: give learner_threads=1"])
         super().__init__(spec, controller, cfg, settings, rng)
         self.mixer = settings.build("mixer", spec)
         self.target: Target[Any] = Target(
@@ -73,12 +60,7 @@ class QLearner(Learner):
 
     def update(self, replay: Replay, t_env: int) -> Metrics:  # noqa: ARG002 - nothing is annealed in the losses
         """One gradient step on a batch of episodes."""
-        if self.cfg.learner_threads == 1:
-            metrics = self.descend_by("q", self.td_loss, self.draw(replay))
-        else:
-            params = [p for group in self._optimisers["q"].param_groups for p in group["params"]]
-            episodes = replay.uniform(self.cfg.batch_size)
-            metrics = self.descend("q", in_halves(lambda half: self.td_loss(half.packed()), episodes, params))
+        metrics = self.descend_by("q", self.td_loss, self.draw(replay))
         self.target.step(self.new_episodes(replay))
         return metrics
 

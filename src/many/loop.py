@@ -15,8 +15,8 @@ from many.rows import JointEnv
 
 REMEDY = "give n_seeds=1, and start one run for each seed ('sweep' does that on the cores and GPUs there are)"
 
-_OF_ONE = {"learner_threads": 1, "cuda_graphs": False, "precision": "float32"}
-"""Keys of some learners by which updates are computed in another way than by their code alone; the usual values."""
+_OF_ONE = {"cuda_graphs": False, "precision": "float32"}
+"""Keys by which updates are computed in another way than by the learner's code alone, and their usual values."""
 
 
 class Together:
@@ -70,7 +70,7 @@ def refuse_unfit(session: Any, n: int) -> None:
     problems += [
         f"'{key}' is {settings[key]!r}, which is a way to compute the update of one seed: use {usual!r}"
         for key, usual in _OF_ONE.items()
-        if settings.get(key, usual) != usual
+        if settings[key] != usual
     ]
     if not session.env.native:
         problems.append(f"'env' is {settings['env']}, whose rows are processes: nothing of them is computed together")

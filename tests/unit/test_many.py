@@ -217,7 +217,7 @@ def test_steps_of_several_seeds_are_not_compared() -> None:
         ({"learner": "coma"}, "'learner' is coma"),
         ({"updates_per_step": 0.5}, "'updates_per_step' is set"),
         ({"runner": "ray"}, "'runner' is ray"),
-        ({"learner_threads": 2}, "'learner_threads' is 2"),
+        ({"precision": "bfloat16"}, "'precision' is 'bfloat16'"),
     ],
 )
 def test_refused(change: dict[str, Any], says: str) -> None:
