@@ -68,7 +68,7 @@ NOTES = [
     "14 of the 16 starts were won always and two never, (1, 2) and (2, 1); noise cost nothing. There the agent at 1",
     "enters although it hears that the other is at 2. The critic should tell it to wait, but its weight k_i is 0.01",
     "in just this state, and the sign of its local value is that of (1, 1): a local optimum of the weighted sum. The",
-    "successes of the table are near 14/16 and 15/16; `message_kl=0.001` (seed 0) or the larger critic changed",
+    "successes of the table are near 14/16; `message_kl=0.001` (seed 0) or the larger critic changed",
     "nothing.",
     "",
     "Settings were searched with `dop_comm` on seeds 0 and 1. Agents without memory first learn one of two habits: to",
