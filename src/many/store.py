@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from core.device import sent
 from core.specs import EpisodeBatch
 from memory.replay import Replay
 
@@ -55,8 +56,8 @@ class Store:
         device, offset = self.replays[0].device, torch.arange(int(length.max()) + 1)
         beyond = offset > length[..., None]
         row = self._row(start[..., None] + offset.expand_as(beyond).masked_fill(beyond, 0))
-        index, idle = row.to(device, non_blocking=True), (offset >= length[..., None]).to(device, non_blocking=True)
-        fields = {name: self._read(name, index, beyond.to(device, non_blocking=True), idle) for name in self._whole}
+        index, idle = sent(row, device), sent(offset >= length[..., None], device)
+        fields = {name: self._read(name, index, sent(beyond, device), idle) for name in self._whole}
         fields["mask"] = (~idle[..., :-1]).float()
         return fields, length, order
 
@@ -87,7 +88,7 @@ class Store:
         row = self._row(start[..., None] + offset)
         device = self.replays[0].device
         source = torch.arange(real.numel()).view(real.shape)
-        return row[real].to(device, non_blocking=True), source[real].to(device, non_blocking=True)
+        return sent(row[real], device), sent(source[real], device)
 
     def _gather_in(self) -> None:
         """Moves the replays' rows here, where one of them has got new memory since the last time."""
