@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pymongo
@@ -79,11 +79,14 @@ def server(tmp_path_factory):
 
 
 class Weather(threading.Thread):
-    """Takes a line up and down at random moments: absent at the start, back again, away for good at the end."""
+    """Takes a line up and down at random moments: absent at the start, back again, away for good at the end.
 
-    def __init__(self, line: Line, rng: random.Random) -> None:
+    The second time it stays up, breaking as it does, until something has come through.
+    """
+
+    def __init__(self, line: Line, rng: random.Random, arrived: Callable[[], int]) -> None:
         super().__init__(daemon=True)
-        self._line = line
+        self._line, self._arrived = line, arrived
         self._times = [(rng.uniform(0.1, 0.5), rng.uniform(3_000, 200_000)) for _ in range(4)]
         self.turned = 0
 
@@ -94,8 +97,17 @@ class Weather(threading.Thread):
             self._line.up()
             while self._line.carried - before < bytes_up and time.monotonic() < latest:
                 time.sleep(0.001)
+            if self.turned == 1:
+                wait_until(self._arrived)
             self._line.down()
             self.turned += 1
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
+    """Until it holds, or as long as that."""
+    latest = time.monotonic() + seconds
+    while not holds() and time.monotonic() < latest:
+        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("brisk")
@@ -106,7 +118,13 @@ def test_a_line_that_breaks_at_random_moments(server, tmp_path, seed, capsys):
     settings = settings_of(tmp_path, f"mongodb://127.0.0.1:{line.port}", seed) | {"mongo_db": f"faults{seed}"}
     folder = RunFolder.create(settings, "x")
     saved: list[dict[str, int]] = []
-    weather = Weather(line, rng)
+    direct = pymongo.MongoClient(server.uri)
+    database = direct[f"faults{seed}"]
+
+    def arrived():
+        return sum(each["n"] for each in database.metrics.find())
+
+    weather = Weather(line, rng, arrived)
 
     def log(tracker, first, least, turned):
         t_env = first
@@ -121,6 +139,7 @@ def test_a_line_that_breaks_at_random_moments(server, tmp_path, seed, capsys):
         log(tracker, 0, 50, turned=1)
         saved.append(tracker.state_dict())
         log(tracker, 100_000, 50, turned=2)
+        assert arrived() > 0  # some came through all that
         raise Interrupted(signal.SIGTERM)
 
     def rest(tracker):
@@ -133,9 +152,7 @@ def test_a_line_that_breaks_at_random_moments(server, tmp_path, seed, capsys):
     shown = capsys.readouterr().out
     assert "is not reachable" in shown
     assert f"sync {folder.path.name} -m URL" in shown
-    with pymongo.MongoClient(server.uri) as client:
-        database = client[f"faults{seed}"]
-        assert sum(each["n"] for each in database.metrics.find()) > 0  # some had come through all that
+    with direct:
         line.up()
         words = ["--results-dir", str(tmp_path), "-m", str(settings["mongo_url"])]
         while sync.main(words):  # the line still breaks: whatever gets through stays
