@@ -47,6 +47,16 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.array([values[max(0, k + 1 - window) : k + 1].mean() for k in range(len(values))])
 
 
+def kept(script: Path, rows: Sequence[Row]) -> list[Row]:
+    """``rows``, after those of the script's CSV whose (algorithm, seed) they lack."""
+    path, new = script.with_suffix(".csv"), {(row["algorithm"], row["seed"]) for row in rows}
+    if not path.exists():
+        return list(rows)
+    with path.open(newline="") as file:
+        old: list[Row] = [row | {"seed": int(row["seed"]), "t_env": int(row["t_env"])} for row in csv.DictReader(file)]
+    return [row for row in old if (row["algorithm"], row["seed"]) not in new] + list(rows)
+
+
 def write(script: Path, columns: Sequence[str], rows: Sequence[Row], text: str) -> None:
     """The CSV and the Markdown page beside the script, under its name; the page is printed, too."""
     with script.with_suffix(".csv").open("w", newline="") as file:

@@ -3,26 +3,23 @@
     python benchmarks/papers/simple_spread.py [--algs mappo,ippo,happo,qmix] [--seeds 0,1,2] [--jobs 2]
 
 Writes ``simple_spread.csv`` (every test of every seed), ``simple_spread.md`` and ``simple_spread.png``. Complete runs
-are not made again, interrupted ones are resumed.
+are not made again, interrupted ones are resumed; rows of runs whose folders are gone are kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from commands import ROOT, Task
-from sessions import Row, conditions, new_session
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from curves import Row, kept, panel, save, write
+from sessions import conditions, new_session
 
 HERE = Path(__file__)
 CONSTANT = -75.0
@@ -77,7 +74,7 @@ def report(rows: list[Row], algorithms: list[str], chance: float) -> str:
     for algorithm in algorithms:
         for seed in sorted({row["seed"] for row in rows if row["algorithm"] == algorithm}):
             own = [row for row in rows if (row["algorithm"], row["seed"]) == (algorithm, seed)]
-            parts = fifths(np.array([row["return"] for row in own]))
+            parts = fifths(np.array([float(row["return"]) for row in own]))
             rises = "yes" if (np.diff(parts) > 0).all() else "NO"
             shown = ", ".join(f"{x:.1f}" for x in parts)
             last = f"{100 * gain(parts[-1], chance):.0f} % | {rises} | {own[-1]['t_env']:,}"
@@ -104,22 +101,12 @@ HEAD = [
 def draw(rows: list[Row], algorithms: list[str], chance: float) -> None:
     """Every seed thin, the mean of each algorithm thick."""
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, algorithm in enumerate(algorithms):
-        own = [row for row in rows if row["algorithm"] == algorithm]
-        curves = [
-            np.array([(row["t_env"], row["return"]) for row in own if row["seed"] == seed]).T
-            for seed in sorted({row["seed"] for row in own})
-        ]
-        for curve in curves:
-            axis.plot(*curve, color=f"C{number}", alpha=0.3, linewidth=1)
-        if curves:
-            grid = np.linspace(0, min(curve[0, -1] for curve in curves), 100)
-            mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
-            axis.plot(grid, mean, color=f"C{number}", linewidth=2, label=f"{algorithm} (mean of {len(curves)} seeds)")
+    groups = {name: [row for row in rows if row["algorithm"] == name] for name in algorithms}
+    panel(axis, {name: own for name, own in groups.items() if own}, "return")
     axis.axhline(chance, color="grey", linewidth=0.8, linestyle="--", label="random actions")
-    axis.set(xlabel="environment steps", ylabel="test return", title="simple spread, 3 agents")
+    axis.set(ylabel="test return", title="simple spread, 3 agents")
     axis.legend(loc="lower right")
-    figure.savefig(HERE.with_suffix(".png"), dpi=110)
+    save(figure, HERE)
 
 
 def main() -> None:
@@ -133,14 +120,10 @@ def main() -> None:
     TASK.run_all(options.algs.split(","), seeds, options.jobs)
     names = {"test_return_mean": "return"}
     rows = [row for algorithm in TASK.more for seed in seeds for row in TASK.tests(algorithm, seed, names)]
-    with HERE.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = kept(HERE, rows)
     chance = random_return()
-    HERE.with_suffix(".md").write_text(report(rows, list(TASK.more), chance), encoding="utf-8")
+    write(HERE, COLUMNS, rows, report(rows, list(TASK.more), chance))
     draw(rows, list(TASK.more), chance)
-    print(HERE.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":
