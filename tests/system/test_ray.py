@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -304,5 +305,7 @@ def test_a_run_survives_the_loss_of_a_node(nodes: TwoNodes, tmp_path: Path):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "COMPLETED" and record["t_env"] >= t_max
     last = [r for r in read(folder / "metrics.jsonl") if r["kind"] == "perf"][-1]
     assert last["t_env"] > steps[-1] and last["values"]["actors_lost"] >= 1, "losses are counted over resumes"
