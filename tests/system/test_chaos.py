@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 
 from core.config import load, merge, resolve
 from envs import fleet
+from patience import wait_for
 from run import Session, build
 
 ROOT = Path(__file__).parents[2]
@@ -106,14 +106,6 @@ def test_no_game_outlives_a_trainer(signum: int, tmp_path: Path) -> None:
     finally:
         trainer.kill()
         trainer.wait()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether ``condition`` comes true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 # ---------------------------------------------------------------- the stand-in for StarCraft II

@@ -16,6 +16,7 @@ from pathlib import Path
 import pymongo
 import pytest
 
+from patience import wait_for
 from tools import sync
 from tracking import experiment, mongo, shipping
 from tracking.experiment import execute
@@ -98,16 +99,9 @@ class Weather(threading.Thread):
             while self._line.carried - before < bytes_up and time.monotonic() < latest:
                 time.sleep(0.001)
             if self.turned == 1:
-                wait_until(self._arrived)
+                wait_for(self._arrived, 120)
             self._line.down()
             self.turned += 1
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
-    """Until it holds, or as long as that."""
-    latest = time.monotonic() + seconds
-    while not holds() and time.monotonic() < latest:
-        time.sleep(0.05)
 
 
 @pytest.mark.usefixtures("brisk")
@@ -223,7 +217,7 @@ def test_a_server_killed_at_random_moments_while_a_run_trains(mortal, tmp_path, 
         return subprocess.Popen(command(*words), cwd=ROOT, env=environment(), stdout=output, stderr=output)
 
     run = begin(*words)  # with the server absent
-    folder = RunFolder(wait_for(results, run))
+    folder = RunFolder(folder_of(results, run))
     for number in range(3):
         mortal.start()
         mortal.wait()
@@ -254,7 +248,7 @@ def test_a_server_killed_at_random_moments_while_a_run_trains(mortal, tmp_path, 
         assert_equal(client[DATABASE], folder)
 
 
-def wait_for(results: Path, run: subprocess.Popen[bytes]) -> Path:
+def folder_of(results: Path, run: subprocess.Popen[bytes]) -> Path:
     """The folder of a run that has recorded something."""
     deadline = time.monotonic() + 200
     while not any(list(read(file)) for file in results.rglob("metrics.jsonl")):

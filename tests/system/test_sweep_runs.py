@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from core import checkpoint
+from patience import wait_for
 from sweeps import slurm
 from sweeps.cells import expand
 from sweeps.manifest import Manifest, read
@@ -75,20 +75,15 @@ def curves(folder: RunFolder) -> list[Any]:
     return [(r["kind"], r["t_env"], r["values"]) for r in journal.read(folder.journal) if r["kind"] != "perf"]
 
 
-def wait(condition: Any, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_sweep_stopped_halfway_ends_as_if_it_had_not_been(tmp_path: Path):
     """SIGINT to the sweep only; what goes on has the same curves as what was never interrupted."""
     for name in ("stopped", "whole"):
         (tmp_path / name).mkdir()
     made = write(tmp_path / "stopped", t_max=20_000, seeds=1)
     with subprocess.Popen(command(made, "--jobs", "2"), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        wait(lambda: sum(path.stat().st_size > 2000 for path in made.results_dir.rglob("metrics.jsonl")) == 2)
+        assert wait_for(
+            lambda: sum(path.stat().st_size > 2000 for path in made.results_dir.rglob("metrics.jsonl")) == 2, 240
+        )
         process.send_signal(signal.SIGINT)
         output = process.communicate()[0]
     assert process.returncode == 130 and "2 stopped" in output and "to go on:" in output
@@ -193,7 +188,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for path in home.glob("group_*"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(path.read_text()), signal.SIGKILL)
-    wait(lambda: not any(map(alive, runs)))  # the system has told them to end, as their parent is gone
+    assert wait_for(lambda: not any(map(alive, runs)), 240)  # the system has told them to end, as their parent is gone
 
 
 def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path: Path, cluster: Path):
@@ -210,14 +205,14 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path: Path, cluster
     assert {f"#SBATCH --{word}" for word in wanted} <= set(script)
 
     journals = lambda: list(made.results_dir.rglob("metrics.jsonl"))  # noqa: E731
-    wait(lambda: sum(path.stat().st_size > 2000 for path in journals()) == 2)
+    assert wait_for(lambda: sum(path.stat().st_size > 2000 for path in journals()) == 2, 240)
     again = run(made, "--backend", "slurm")
     assert "0 jobs submitted" in again.stdout, "what runs is not submitted twice"
     pids = {path.name: int(path.read_text()) for path in cluster.glob("pid_*")}
     for pid in pids.values():
         os.kill(pid, signal.SIGUSR2)
-    wait(lambda: all(len(RunFolder(p.parent).record["resumes"]) == 1 for p in journals()))
-    wait(lambda: states(made) == ["RUNNING", "RUNNING"])
+    assert wait_for(lambda: all(len(RunFolder(p.parent).record["resumes"]) == 1 for p in journals()), 240)
+    assert wait_for(lambda: states(made) == ["RUNNING", "RUNNING"], 240)
     for path in journals():
         steps = [r["t_env"] for r in journal.read(path) if r["kind"] == "train"]
         assert steps == sorted(set(steps))
@@ -231,8 +226,8 @@ def test_slurm_gets_an_array_and_a_preempted_job_goes_on(tmp_path: Path, cluster
             os.kill(child, signal.SIGUSR2)  # they must not die of it
             os.kill(child, signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
-    wait(lambda: all(len(RunFolder(p.parent).record["resumes"]) == 2 for p in journals()))
-    wait(lambda: states(made) == ["RUNNING", "RUNNING"])
+    assert wait_for(lambda: all(len(RunFolder(p.parent).record["resumes"]) == 2 for p in journals()), 240)
+    assert wait_for(lambda: states(made) == ["RUNNING", "RUNNING"], 240)
 
 
 def alive(pid: int) -> bool:
@@ -295,7 +290,9 @@ def test_a_sweep_on_ray_survives_the_loss_of_a_node(tmp_path: Path, nodes: Any):
     made = write(tmp_path, t_max=3_000, seeds=1)
     words = command(made, "--backend", "ray")
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        wait(lambda: sum(path.stat().st_size > 2000 for path in made.results_dir.rglob("metrics.jsonl")) == 2)
+        assert wait_for(
+            lambda: sum(path.stat().st_size > 2000 for path in made.results_dir.rglob("metrics.jsonl")) == 2, 240
+        )
         nodes.remove_node(nodes.workers[0], allow_graceful=False)
         output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output

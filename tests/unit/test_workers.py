@@ -20,6 +20,7 @@ from envs.check import check_env
 from envs.external import External
 from envs.fleet import Fleet, Place, State, WorkerError, row_seed, row_seeds
 from envs.rows.ports import Ports
+from patience import wait_for
 
 PARALLEL, MARL = "toy_simulators:Parallel", "toy_simulators:Marl"
 TESTS = Path(__file__).parents[1]
@@ -358,13 +359,6 @@ def test_workers_close_their_simulators_when_the_interpreter_ends(tmp_path: Path
     marker = tmp_path / "closed"
     assert parent(marker, "forget").wait(30) == 0
     assert marker.read_text() == "closed\n"
-
-
-def wait_for(condition, seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def running(pid: int) -> bool:
