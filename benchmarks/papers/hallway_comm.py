@@ -54,7 +54,13 @@ SETTINGS: dict[str, Any] = {
     "log_interval": EVERY,
     "device": "cpu",
 }
-"""The same for both algorithms; everything else is what their YAML files say."""
+"""The same for all; everything else is what the YAML files say."""
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dop_comm": ("dop_comm", {"comm_grad": "both"}),
+    "dop_comm, comm_grad=actor": ("dop_comm", {}),
+    "dop": ("dop", {}),
+}
+"""Labels, algorithms and what they have beside ``SETTINGS``."""
 GATES: dict[str, tuple[str, Callable[[list[float]], bool]]] = {
     "dop_comm": ("at least 0.9 in 2 of 3 seeds", lambda final: 3 * sum(won >= 0.9 for won in final) >= 2 * len(final)),
     "dop": ("0.25 ± 0.08 in every seed", lambda final: all(abs(won - BLIND) <= 0.08 for won in final)),
@@ -87,8 +93,9 @@ NOTES = [
 
 def train(job: tuple[str, int]) -> list[Row]:
     """One run, a row for every test; the last row says how many of ``FINAL`` further episodes were won."""
-    algorithm, seed = job
-    made = new_session("hallway", algorithm, SETTINGS | {"seed": seed})
+    label, seed = job
+    algorithm, more = RUNS[label]
+    made = new_session("hallway", algorithm, SETTINGS | more | {"seed": seed})
     rows: list[Row] = []
     explored = ""
     for record in (record for tick in made.train() for record in tick.records):
@@ -97,7 +104,7 @@ def train(job: tuple[str, int]) -> list[Row]:
         if record.kind != "test":
             continue
         won, steps = record.values["test_battle_won_mean"], record.values["test_ep_length_mean"]
-        row = {"algorithm": algorithm, "seed": seed, "t_env": record.t_env, "explore_won": explored}
+        row = {"algorithm": label, "seed": seed, "t_env": record.t_env, "explore_won": explored}
         rows.append(row | {"won": won, "ep_length": steps})
         print(rows[-1], flush=True)
         if len(rows) >= TIMES and all(row["won"] >= LEARNED for row in rows[-TIMES:]):
@@ -119,32 +126,33 @@ def report(rows: list[dict[str, str]]) -> str:
         "| algorithm | success (last step) by seed | gate (provisional) | passed | CPU seconds |",
         "|---|---|---|---|---|",
     ]
-    for algorithm, (gate, passed) in GATES.items():
-        ends = [row for row in rows if row["algorithm"] == algorithm and row["final"]]
+    for label in RUNS:
+        ends = [row for row in rows if row["algorithm"] == label and row["final"]]
         ends.sort(key=lambda row: int(row["seed"]))
         if not ends:
             continue
         shown = " · ".join(f"{float(row['final']):.3f} ({int(row['t_env']):,})" for row in ends)
-        verdict = "yes" if passed([float(row["final"]) for row in ends]) else "NO"
+        gate, passed = GATES.get(label, ("none", None))
+        verdict = "" if passed is None else "yes" if passed([float(row["final"]) for row in ends]) else "NO"
         seconds = sum(float(row["cpu_s"]) for row in ends)
-        lines.append(f"| `{algorithm}` | {shown} | {gate} | {verdict} | {seconds:.0f} |")
+        lines.append(f"| `{label}` | {shown} | {gate} | {verdict} | {seconds:.0f} |")
     keys = " ".join(f"{key}={value}" for key, value in SETTINGS.items())
     machine = (
         f"{os.cpu_count()} CPU cores shared with other jobs, one thread, torch {torch.__version__}, {date.today()}."
     )
-    return "\n".join([*lines, "", f"Settings of both: `{keys}`.", "", machine, *NOTES])
+    return "\n".join([*lines, "", f"Settings of all: `{keys}`; `dop_comm` has `comm_grad=both`.", "", machine, *NOTES])
 
 
 def draw(rows: list[dict[str, str]]) -> None:
     """Test success of every seed."""
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, algorithm in enumerate(GATES):
-        seeds = sorted({row["seed"] for row in rows if row["algorithm"] == algorithm})
+    for number, label in enumerate(RUNS):
+        seeds = sorted({row["seed"] for row in rows if row["algorithm"] == label})
         for seed in seeds:
-            own = [row for row in rows if (row["algorithm"], row["seed"]) == (algorithm, seed)]
+            own = [row for row in rows if (row["algorithm"], row["seed"]) == (label, seed)]
             steps, won = [int(row["t_env"]) for row in own], [float(row["won"]) for row in own]
-            label = f"{algorithm} ({len(seeds)} seeds)" if seed == seeds[0] else None
-            axis.plot(steps, won, color=f"C{number}", alpha=0.8, label=label)
+            title = f"{label} ({len(seeds)} seeds)" if seed == seeds[0] else None
+            axis.plot(steps, won, color=f"C{number}", alpha=0.8, label=title)
     axis.axhline(BLIND, color="grey", linestyle="--", label="best without memory and messages")
     axis.set(xlabel="environment steps", ylabel="success in 128 test episodes", ylim=(-0.02, 1.02))
     axis.set_title("hallway 4x4, agents without memory")
@@ -156,12 +164,12 @@ def main() -> None:
     """Runs what is missing, then writes the summary and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="one of the algorithms")
+    parser.add_argument("--only", default="", help="one of the table's rows")
     options = parser.parse_args()
     path = HERE.with_suffix(".csv")
     done = {(row["algorithm"], int(row["seed"])) for row in rows_of(path)}
-    chosen = [algorithm for algorithm in GATES if options.only in ("", algorithm)]
-    jobs = [(algorithm, seed) for seed in range(options.seeds) for algorithm in chosen]
+    chosen = [label for label in RUNS if options.only in ("", label)]
+    jobs = [(label, seed) for seed in range(options.seeds) for label in chosen]
     make_rows(path, COLUMNS, train, [job for job in jobs if job not in done], 1)
     rows = rows_of(path)
     HERE.with_suffix(".md").write_text(report(rows), encoding="utf-8")

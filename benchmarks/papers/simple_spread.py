@@ -25,8 +25,8 @@ HERE = Path(__file__)
 CONSTANT = -75.0
 """What three agents pay in 25 steps for touching themselves, whatever they do."""
 LAST, TEST_EVERY, ENVIRONMENTS, FIFTHS = 500_000, 20_000, 16, 5
-PPO = ("batch_size=64", "buffer_size=64", "lr=0.0007", "critic_lr=0.0007", "epochs=10")
-"""MAPPO's for particle worlds, and four collections to an update."""
+PPO = ("batch_size=128", "buffer_size=128", "lr=0.0007", "critic_lr=0.0007", "epochs=10")
+"""MAPPO's for particle worlds: an update has 128 episodes, here of eight collections."""
 TASK = Task(
     "simple_spread",
     "simple_spread/3_discrete",

@@ -102,11 +102,14 @@ class CommMAC(PolicyMAC):
         own = batch.obs[..., : self.spec.obs_dim]
         return self._exchange(own, last_of(batch, self.spec.n_actions), batch.extras[NOISE])
 
-    def unroll(self, batch: EpisodeBatch) -> Float[Tensor, "b t n a"]:
-        """Logits at every state of a batch of ``hear``, with gradient also through the messages."""
-        own = batch.obs[..., : self.spec.obs_dim]
-        heard = self.exchange(batch).heard
-        return unroll_agent(self.agent, replace(batch, obs=torch.cat([own, heard], -1)), self.spec.n_actions)
+    def heard(self, batch: EpisodeBatch) -> Float[Tensor, "b t n o"]:
+        """The observations of a batch of ``hear``, with gradient through the messages."""
+        return torch.cat([batch.obs[..., : self.spec.obs_dim], self.exchange(batch).heard], -1)
+
+    def unroll(self, batch: EpisodeBatch, through: bool = True) -> Float[Tensor, "b t n a"]:
+        """Logits at every state of a batch of ``hear``, with gradient also ``through`` the messages."""
+        obs = self.heard(batch) if through else batch.obs
+        return unroll_agent(self.agent, replace(batch, obs=obs), self.spec.n_actions)
 
     def _exchange(
         self, obs: Float[Tensor, "b t n o"], last: Float[Tensor, "b t n a"], noise: Float[Tensor, "b t n n m"]

@@ -144,9 +144,13 @@ class DOP(Learner):
             return error.mean()
         return self.cfg.kappa * masked_mean(error, off) + (1 - self.cfg.kappa) * masked_mean(error, 1 - off)
 
+    def logits(self, batch: EpisodeBatch) -> Float[Tensor, "b states n a"]:
+        """The policies' logits at every state, with gradient."""
+        return self.controller.unroll(batch)
+
     def policy_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
         """-E[Σ_i k_i(s) A_i log π̄_i(a_i)] (Eq. 10), A_i local advantages of the current critic; mean over agents."""
-        avail, logits = batch.steps(batch.avail), batch.steps(self.controller.unroll(batch))
+        avail, logits = batch.steps(batch.avail), batch.steps(self.logits(batch))
         pi = self.controller.behaviour(logits, avail, t_env)
         with torch.no_grad():
             inputs = batch.steps(batch.state), batch.steps(batch.obs), batch.action, pi, avail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,8 @@ class DOPComm(DOP):
 
     The paper says in one sentence that NDQ's technique is used; weights are those of NDQ's hallway (A9). Differences
     from NDQ's released code: the noise is stored, so that losses hear what was heard when the episode was played; the
-    critic's loss does not reach the encoder; the regulariser is a mean over agents, as the policies' loss is.
+    critic's loss reaches the encoder only where ``comm_grad`` says so; the regulariser is a mean over agents, as the
+    policies' loss is.
     """
 
     acts = CommMAC
@@ -47,6 +49,8 @@ class DOPComm(DOP):
         """β_1: weight of the KL in it."""
         message_entropy: float = 0.0
         """β_2: weight of -log N(m; 0, 1) in it."""
+        comm_grad: Literal["actor", "critic", "both"] = "actor"
+        """Whose loss trains the encoder through the messages heard, beside the regulariser."""
 
     controller: CommMAC
 
@@ -63,8 +67,21 @@ class DOPComm(DOP):
         cross_entropy, kl, entropy = self.message_losses(batch)
         cfg = self.cfg
         regulariser = cross_entropy + cfg.message_kl * kl + cfg.message_entropy * entropy
-        metrics = self.descend("policy", self.policy_loss(batch, t_env) + cfg.message_loss * regulariser)
+        loss = self.policy_loss(batch, t_env) + cfg.message_loss * regulariser
+        if cfg.comm_grad != "actor":
+            loss = loss + self.hearing_loss(batch, t_env)
+        metrics = self.descend("policy", loss)
         return metrics | {"message_cross_entropy": cross_entropy.detach(), "message_kl": kl.detach()}
+
+    def logits(self, batch: EpisodeBatch) -> Float[Tensor, "b states n a"]:
+        """The policies' loss reaches the encoder, unless the critic's alone is to."""
+        return self.controller.unroll(batch, through=self.cfg.comm_grad != "critic")
+
+    def hearing_loss(self, batch: EpisodeBatch, t_env: int) -> Float[Tensor, ""]:
+        """E_on[(Q_tot - y^On)²], of which the encoder has the gradient; ``descend`` drops that of the critic."""
+        y, steps = self.on_policy_target(batch, t_env), batch.steps
+        q_tot = self.critic.q_tot(steps(batch.state), steps(self.controller.heard(batch)), batch.action)
+        return masked_mean((q_tot - y).square(), batch.mask)
 
     def message_losses(self, batch: EpisodeBatch) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
         """-log q_ξ(a*_j | x_j, m_·j), Σ_i KL(N(μ_ij, 1) || N(0, 1)) and -Σ_i log N(m_ij; 0, 1); means over agents j."""

@@ -233,6 +233,35 @@ def test_where_gradients_go() -> None:
     assert not gradients(cross_entropy + kl + entropy, learner.critic)
 
 
+@pytest.mark.parametrize(
+    ("comm_grad", "by_policies", "by_critic"),
+    [("actor", True, False), ("critic", False, True), ("both", True, True)],
+)
+def test_whose_loss_trains_the_encoder(comm_grad: str, by_policies: bool, by_critic: bool) -> None:
+    made = talking(comm_grad=comm_grad, message_loss=0.0)
+    learner, encoder = made.learner, made.controller.messages.encoder[-1].bias
+    data, rng = learner.read(noisy()), learner.rng.get_state()
+    policies = torch.autograd.grad(learner.policy_loss(data, 0), encoder, allow_unused=True)[0]
+    assert (policies is not None) == by_policies
+    (critic,) = torch.autograd.grad(learner.hearing_loss(data, 0), encoder)
+    wanted = torch.zeros_like(critic) + (policies if by_policies else 0) + (critic if by_critic else 0)
+    learner.rng.set_state(rng)
+    learner.learn_policy(data, 0)
+    clipped = encoder.grad / encoder.grad.norm()
+    torch.testing.assert_close(clipped, wanted / wanted.norm(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_encoder_learns_from_the_critics_own_loss() -> None:
+    made = talking(comm_grad="both", kappa=0.0)
+    learner, data = made.learner, heard(made)
+    rng = learner.rng.get_state()
+    found = learner.hearing_loss(data, 0)
+    learner.rng.set_state(rng)
+    y = learner.on_policy_target(data, 0)
+    torch.testing.assert_close(found, learner.critic_loss(fitted(data, y, data, y), WHOLE))
+    assert parts_reached(made, found) == {"encoder"}
+
+
 def test_the_policies_loss_moves_the_encoder_as_differences_say(monkeypatch: pytest.MonkeyPatch) -> None:
     made = talking(agent="mlp")
     advantage = torch.randn(len(LENGTHS), 3, N, generator=torch.Generator().manual_seed(2))
