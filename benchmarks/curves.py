@@ -57,6 +57,13 @@ def kept(script: Path, rows: Sequence[Row]) -> list[Row]:
     return [row for row in old if (row["algorithm"], row["seed"]) not in new] + list(rows)
 
 
+def remarks(script: Path) -> str:
+    """What somebody has written below the figures of the script's page, from "What it says:" on."""
+    page = script.with_suffix(".md")
+    _, found, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition("\nWhat it says:")
+    return found + rest
+
+
 def write(script: Path, columns: Sequence[str], rows: Sequence[Row], text: str) -> None:
     """The CSV and the Markdown page beside the script, under its name; the page is printed, too."""
     with script.with_suffix(".csv").open("w", newline="") as file:

@@ -3,23 +3,20 @@
     python benchmarks/learning_curves.py --map 3m --algs qmix_tuned,macpf --seeds 0,1,2 --t-max 500000 [--jobs 2]
 
 Writes ``curves_<map>.csv`` (every test of every seed), ``curves_<map>.md`` (what was reached) and
-``curves_<map>.png``. Runs that are complete are not run again; interrupted and shorter ones are resumed.
+``curves_<map>.png``. Runs that are complete are not run again; interrupted and shorter ones are resumed. What somebody
+has written below the figures, from "What it says:" on, is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from commands import ROOT, Task
+from curves import Row, panel, remarks, save, write
 
 HERE = Path(__file__).resolve().parent
 NAMES = {"test_battle_won_mean": "won", "test_dep_battle_won_mean": "won_dependent", "test_return_mean": "return"}
@@ -31,7 +28,7 @@ def task(options: argparse.Namespace) -> Task:
     return Task("sc2", f"sc2-skirmish/{options.map}", Path(options.results), options.t_max, keys, {})
 
 
-def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
+def report(options: argparse.Namespace, rows: list[Row]) -> str:
     """What each seed reached."""
     lines = [
         f"# {options.map} on skirmish (our simulator, not StarCraft II)",
@@ -54,25 +51,16 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "Each test is 32 greedy episodes of the executed policy.", ""])
 
 
-def draw(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def draw(options: argparse.Namespace, rows: list[Row]) -> None:
     """One panel: every seed thin, the mean of each algorithm thick."""
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, algorithm in enumerate(options.algs.split(",")):
-        curves = []
-        for seed in options.seeds.split(","):
-            own = [r for r in rows if r["algorithm"] == algorithm and r["seed"] == int(seed)]
-            if own:
-                curves.append((np.array([r["t_env"] for r in own]), np.array([float(r["won"]) for r in own])))
-                axis.plot(*curves[-1], color=f"C{number}", alpha=0.3, linewidth=1)
-        if curves:
-            grid = np.linspace(0, min(t[-1] for t, _ in curves), 100)
-            mean = np.mean([np.interp(grid, t, won) for t, won in curves], axis=0)
-            axis.plot(grid, mean, color=f"C{number}", linewidth=2, label=f"{algorithm} (mean of {len(curves)} seeds)")
+    groups = {name: [row for row in rows if row["algorithm"] == name] for name in options.algs.split(",")}
+    panel(axis, {name: own for name, own in groups.items() if own}, "won", window=1)
     axis.axhline(0.9, color="grey", linewidth=0.8, linestyle="--")
-    axis.set(xlabel="environment steps", ylabel="test win rate", ylim=(-0.02, 1.02))
+    axis.set(ylabel="test win rate", ylim=(-0.02, 1.02))
     axis.set_title(f"{options.map} on skirmish (Cofactor's simulator, not StarCraft II)")
     axis.legend(loc="lower right")
-    figure.savefig(HERE / f"{options.name}.png", dpi=110)
+    save(figure, HERE / options.name)
 
 
 def main() -> None:
@@ -91,13 +79,9 @@ def main() -> None:
     runs = task(options)
     runs.run_all(algorithms, seeds, options.jobs)
     rows = [row for algorithm in algorithms for seed in seeds for row in runs.tests(algorithm, seed, NAMES)]
-    with (HERE / f"{options.name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["algorithm", "seed", "t_env", "won", "won_dependent", "return"])
-        writer.writeheader()
-        writer.writerows(rows)
-    (HERE / f"{options.name}.md").write_text(report(options, rows), encoding="utf-8")
+    columns, page = ["algorithm", "seed", "t_env", *NAMES.values()], HERE / options.name
+    write(page, columns, rows, report(options, rows) + remarks(page))
     draw(options, rows)
-    print(report(options, rows))
 
 
 if __name__ == "__main__":
