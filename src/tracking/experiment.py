@@ -101,6 +101,7 @@ def _observed(
         if run is not None:
             if run._heartbeat is not None:  # Sacred leaves the last one behind after two seconds
                 run._heartbeat.join(timeout=_END_SECONDS)
+            folder.beat(t_env=run.info["t_env"])  # where it is now, not at the last of the observers' beats
             if shipper is not None and shipment is not None:
                 shipper.finish()
                 shipment.archive.close()

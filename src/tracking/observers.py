@@ -53,7 +53,7 @@ def surviving(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FolderObserver(RunObserver):
-    """Keeps the heartbeat and the steps reached in ``record.json``."""
+    """Keeps the heartbeat in ``record.json``."""
 
     priority = 0
 
@@ -61,25 +61,14 @@ class FolderObserver(RunObserver):
         """``folder`` is the run's own."""
         self.folder = folder
         self.lock, self.complaints = threading.RLock(), set[str]()
-        self._last, self._reached = 0.0, dict[str, Any]()
+        self._last = 0.0
 
     @surviving
     def heartbeat_event(self, info: dict[str, Any], **_: Any) -> None:
         """At most every 30 s."""
-        self._reached = {key: info[key] for key in ("t_env",) if key in info}
         if time.monotonic() - self._last >= _BEAT_SECONDS:
             self._last = time.monotonic()
-            self._write()
-
-    def completed_event(self, *_: Any, **__: Any) -> None:
-        """Sacred's last heartbeat was just before."""
-        self._write()
-
-    interrupted_event = failed_event = completed_event
-
-    @surviving
-    def _write(self) -> None:
-        self.folder.beat(**self._reached)
+            self.folder.beat(t_env=info.get("t_env"))
 
 
 class FileObserver(FileStorageObserver):

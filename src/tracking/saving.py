@@ -17,6 +17,7 @@ def restore(session: Any, tracker: Tracker, state: dict[str, Any]) -> None:
     if state:
         session.load_state_dict(state.pop("session"))  # its replay would fill memory for as long as it is referred to
         tracker.load_state_dict(state.pop("tracker"))
+        tracker.progress(session.progress.t_env, session.progress.episode)
         tracker.message(f"resumed at step {session.progress.t_env}")
     else:
         tracker.load_state_dict({"cursor": 0})

@@ -11,7 +11,7 @@ import pytest
 
 from tracking.folder import RunFolder
 from tracking.journal import Journal
-from tracking.observers import FileObserver, FolderObserver
+from tracking.observers import FileObserver
 
 NOW = datetime.datetime(2030, 1, 1)
 
@@ -118,19 +118,3 @@ def test_output_is_one_file_by_two_names(folder, source):
     with folder.console.open("a") as file:
         file.write("second\n")
     assert (folder.sacred / "1" / "cout.txt").read_text() == "first\nsecond\n"
-
-
-@pytest.mark.parametrize("ended", ["completed_event", "interrupted_event", "failed_event"])
-def test_the_record_says_how_far_the_run_came(folder, ended):
-    observer = FolderObserver(folder)
-    observer.heartbeat_event(info={"t_env": 10})
-    assert folder.record["t_env"] == 10
-    observer.heartbeat_event(info={"t_env": 25})  # within the same half minute
-    getattr(observer, ended)()
-    assert folder.record["t_env"] == 25
-
-
-def test_a_run_that_ends_before_its_first_heartbeat_keeps_what_was_known(folder):
-    folder.beat(t_env=7)
-    FolderObserver(folder).failed_event()
-    assert folder.record["t_env"] == 7
