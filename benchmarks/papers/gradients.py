@@ -9,12 +9,16 @@ from torch import Tensor, nn
 
 
 def jacobian(outputs: Tensor, parameters: Sequence[nn.Parameter | Tensor]) -> Tensor:
-    """Derivatives of every output, [outputs, all parameters]."""
-    flat = outputs.flatten()
-    rows = torch.autograd.grad(
-        flat, list(parameters), torch.eye(len(flat)), retain_graph=True, is_grads_batched=True, allow_unused=True
-    )
-    return torch.cat([row.reshape(len(flat), -1) for row in rows if row is not None], 1)
+    """Derivatives of every output, [outputs, all parameters].
+
+    One output after the other: autograd cannot batch over what reads numbers by their bits, as masks do here.
+    """
+
+    def row(output: Tensor) -> Tensor:
+        found = torch.autograd.grad(output, list(parameters), retain_graph=True, allow_unused=True)
+        return torch.cat([gradient.flatten() for gradient in found if gradient is not None])
+
+    return torch.stack([row(output) for output in outputs.flatten()])
 
 
 def moments(samples: Tensor, weight: Tensor, gram: Tensor | None = None) -> tuple[float, float]:
