@@ -56,13 +56,16 @@ SETTINGS: dict[str, Any] = {
 }
 """The same for all; everything else is what the YAML files say."""
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dop_comm": ("dop_comm", {"comm_grad": "both"}),
-    "dop_comm, comm_grad=actor": ("dop_comm", {}),
+    "dop_comm": ("dop_comm", {}),
+    "dop_comm, comm_grad=both": ("dop_comm", {"comm_grad": "both"}),
     "dop": ("dop", {}),
 }
 """Labels, algorithms and what they have beside ``SETTINGS``."""
 GATES: dict[str, tuple[str, Callable[[list[float]], bool]]] = {
-    "dop_comm": ("at least 0.9 in 2 of 3 seeds", lambda final: 3 * sum(won >= 0.9 for won in final) >= 2 * len(final)),
+    "dop_comm, comm_grad=both": (
+        "at least 0.9 in 2 of 3 seeds",
+        lambda final: 3 * sum(won >= 0.9 for won in final) >= 2 * len(final),
+    ),
     "dop": ("0.25 ± 0.08 in every seed", lambda final: all(abs(won - BLIND) <= 0.08 for won in final)),
 }
 
@@ -70,12 +73,16 @@ NOTES = [
     "",
     "![curves](hallway_comm.png)",
     "",
-    "Where the missing tenth is lost: in a run on seed 0 like these, but with `critic_dim=256` and `critic_lr=1e-3`,",
-    "14 of the 16 starts were won always and two never, (1, 2) and (2, 1); noise cost nothing. There the agent at 1",
-    "enters although it hears that the other is at 2. The critic should tell it to wait, but its weight k_i is 0.01",
-    "in just this state, and the sign of its local value is that of (1, 1): a local optimum of the weighted sum. The",
-    "successes of the table are near 14/16; `message_kl=0.001` (seed 0) or the larger critic changed",
-    "nothing.",
+    "Where the policies' loss alone trains the messages (`comm_grad=actor`, the default and our reading of the paper),",
+    "about a tenth is missing with every seed. In a run on seed 0 like these, but with `critic_dim=256` and",
+    "`critic_lr=1e-3`, 14 of the 16 starts were won always and two never, (1, 2) and (2, 1); noise cost nothing.",
+    "There the agent at 1 enters although it hears that the other is at 2. The critic should tell it to wait, but its",
+    "weight k_i is 0.01 in just this state, and the sign of its local value is that of (1, 1): a local optimum of the",
+    "weighted sum. `message_kl=0.001` (seed 0) or the larger critic changed nothing. Where the critic's loss trains",
+    "the messages, too (`comm_grad=both`), three of five seeds win every start within 100,000 steps, and the other two",
+    "end at the same 14 of 16. The check has three seeds: of seeds 0 to 2 two pass, as it asks; of all five it is",
+    "three, which is why the table says no. `comm_grad=both` was tried on seed 0 first, and with `entropy_coef=0.03`",
+    "on seed 1, which then stayed at 24 %.",
     "",
     "Settings were searched with `dop_comm` on seeds 0 and 1. Agents without memory first learn one of two habits: to",
     "go left always (25 %), from where messages lead on, or never to enter (0 %), for good: who knows nothing of the",
@@ -140,7 +147,7 @@ def report(rows: list[dict[str, str]]) -> str:
     machine = (
         f"{os.cpu_count()} CPU cores shared with other jobs, one thread, torch {torch.__version__}, {date.today()}."
     )
-    return "\n".join([*lines, "", f"Settings of all: `{keys}`; `dop_comm` has `comm_grad=both`.", "", machine, *NOTES])
+    return "\n".join([*lines, "", f"Settings of all: `{keys}`.", "", machine, *NOTES])
 
 
 def draw(rows: list[dict[str, str]]) -> None:
