@@ -64,10 +64,10 @@ SHARED = {
 }
 """The same for both algorithms, so that only critic and actors' loss differ."""
 NOTES = """
-What it says: on aggregation DOP is the better one with every seed. It begins to gather between 40,000 and 80,000 steps
-and succeeds in nearly every episode at the end, but for one seed that has just begun; MADDPG has hardly begun with any.
-On the mill DOP finds with every seed what all-out pushing earns, 31, and wins; MADDPG with all seeds but one, which
-stays at a draw. (A win in the last step is worth more, 34.) The order is the paper's.
+What it says: on aggregation DOP is the better one with every seed: in the last test four of its five seeds succeed in
+92 % of the episodes or more, the fifth in 30 %; of MADDPG's four in 5 to 25 %, and one has just reached 72 %. On the
+mill DOP wins with four seeds by what all-out pushing earns, 31, MADDPG with three; seed 4 finds nothing with either.
+(A win in the last step is worth more, 34.) The order is the paper's.
 
 Both algorithms have the same agents, optimiser, critic width, replay, exploration, delay of policies and number of
 updates; what differs is the critic (DOP: local values of state, observation and action, mixed linearly; MADDPG: one

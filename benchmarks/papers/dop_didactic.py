@@ -303,9 +303,10 @@ TABLE = [
 
 NOTES = [
     "What it says: with the paper's learning rate, every seed of DOP that ever saw the success keeps it. At 1e-4,",
-    "which the check names, the policies hardly move within 10,000 steps, and a lone success is not enough: when",
-    "it has left the newest 32 episodes, an update sees it once in hundreds, and a single one raises the mean",
-    "payoff of its actions by 20 in some 360 to 700 tries, less than the critic's own error. COMA is shown the",
+    "which the check names, six of eight do; the other two were shown it first after 4,900 and 6,700 steps, and once",
+    "and three times. The policies hardly move within 10,000 steps then, and a lone success is not enough: when it",
+    "has left the newest 32 episodes, an update sees it once in hundreds, and a single one raises the mean payoff of",
+    "its actions by 20 in some 360 to 700 tries, less than the critic's own error. COMA is shown the",
     "success as often at first and does not learn it. The median variance of DOP's gradient is below COMA's up to",
     "step 3,000 and from 8,000 on, and no smaller between, where COMA's critic does not tell the actions apart;",
     "MADDPG's, of one seed, is larger at every measurement but the one at 4,000. So the published order of the",
