@@ -3,7 +3,8 @@
     python benchmarks/papers/simple_spread.py [--algs mappo,ippo,happo,qmix] [--seeds 0,1,2] [--jobs 2]
 
 Writes ``simple_spread.csv`` (every test of every seed), ``simple_spread.md`` and ``simple_spread.png``. Complete runs
-are not made again, interrupted ones are resumed; rows of runs whose folders are gone are kept.
+are not made again, interrupted ones are resumed; rows of runs whose folders are gone are kept, and
+so is what somebody has written below the figures, from "What it says:" on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from commands import ROOT, Task
-from curves import Row, kept, panel, save, write
+from curves import Row, kept, panel, remarks, save, write
 from sessions import conditions, new_session
 
 HERE = Path(__file__)
@@ -27,13 +28,15 @@ CONSTANT = -75.0
 LAST, TEST_EVERY, ENVIRONMENTS, FIFTHS = 500_000, 20_000, 16, 5
 PPO = ("batch_size=128", "buffer_size=128", "lr=0.0007", "critic_lr=0.0007", "epochs=10")
 """MAPPO's for particle worlds: an update has 128 episodes, here of eight collections."""
+HALVED = (*PPO, "num_mini_batch=2")
+"""With two steps for each pass through them, where the paper has one."""
 TASK = Task(
     "simple_spread",
     "simple_spread/3_discrete",
     ROOT / "results" / "benchmarks",
     LAST,
     (f"batch_size_run={ENVIRONMENTS}", f"test_interval={TEST_EVERY}", "device=cpu"),
-    {"mappo": PPO, "ippo": PPO, "happo": PPO, "qmix": ("updates_per_collect=4",)},
+    {"mappo": HALVED, "ippo": HALVED, "happo": PPO, "qmix": ("updates_per_collect=4",)},
 )
 COLUMNS = ["algorithm", "seed", "t_env", "return"]
 
@@ -122,7 +125,7 @@ def main() -> None:
     rows = [row for algorithm in TASK.more for seed in seeds for row in TASK.tests(algorithm, seed, names)]
     rows = kept(HERE, rows)
     chance = random_return()
-    write(HERE, COLUMNS, rows, report(rows, list(TASK.more), chance))
+    write(HERE, COLUMNS, rows, report(rows, list(TASK.more), chance) + remarks(HERE))
     draw(rows, list(TASK.more), chance)
 
 
