@@ -36,7 +36,7 @@ TASK = Task(
     ROOT / "results" / "benchmarks",
     LAST,
     (f"batch_size_run={ENVIRONMENTS}", f"test_interval={TEST_EVERY}", "device=cpu"),
-    {"mappo": HALVED, "ippo": HALVED, "happo": PPO, "qmix": ("updates_per_collect=4",)},
+    {"mappo": PPO, "ippo": HALVED, "happo": PPO, "qmix": ("updates_per_collect=4",)},
 )
 COLUMNS = ["algorithm", "seed", "t_env", "return"]
 
