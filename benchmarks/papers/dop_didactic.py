@@ -302,7 +302,8 @@ TABLE = [
 
 
 NOTES = [
-    "What it says: with the paper's learning rate, every seed of DOP that ever saw the success keeps it. At 1e-4,",
+    "What it says: with the paper's learning rate, every seed of DOP that ever saw the success keeps it; so does DOP",
+    "without b(s) (A2; other numbers are drawn there, and all eight seeds saw it). At 1e-4,",
     "which the check names, six of eight do; the other two were shown it first after 4,900 and 6,700 steps, and once",
     "and three times. The policies hardly move within 10,000 steps then, and a lone success is not enough: when it",
     "has left the newest 32 episodes, an update sees it once in hundreds, and a single one raises the mean payoff of",
