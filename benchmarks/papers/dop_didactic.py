@@ -311,8 +311,8 @@ NOTES = [
     "success as often at first and does not learn it. The median variance of DOP's gradient is below COMA's up to",
     "step 3,000 and from 8,000 on, and no smaller between, where COMA's critic does not tell the actions apart;",
     "MADDPG's is larger at every measurement but the one at 4,000, from 6,000 steps on by two orders or more; it",
-    "learns nevertheless, with all eight seeds. So the published order of the variances is seen here for the most",
-    "part, that of the learning not. MADDPG has Adam, 1e-3 and one update per collection, since the settings of",
+    "learns nevertheless, later than DOP and with all eight seeds. So the published order is seen here for the most",
+    "part: DOP is the first to earn. MADDPG has Adam, 1e-3 and one update per collection, since the settings of",
     "`maddpg.yaml` would make 100 updates. E of the critic's error is taken over the exploring policies; DOP's is",
     "the largest, as the paper has it.",
 ]
