@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import socket
-import threading
 import time
 
 import gridfs
@@ -223,7 +222,7 @@ def test_a_server_absent_at_the_start_and_there_at_the_resumption(db, settings, 
 
     begin = time.monotonic()
     assert execute(absent, folder, body) == "COMPLETED"
-    assert time.monotonic() - begin < shipping.DRAIN_SECONDS
+    assert time.monotonic() - begin < 8
     shown = capsys.readouterr().out
     expected = f"MongoDB at 127.0.0.1:{port} is not reachable: the run goes on, everything is kept in {folder.path}"
     assert shown.count(expected) == 1
@@ -243,22 +242,20 @@ def test_a_server_that_dies_neither_stops_the_run_nor_holds_up_its_end(settings,
     with serve(tmp_path / "mortal") as mortal:
         settings = settings | {"mongo_url": mortal.uri}
         folder = RunFolder.create(settings, "x")
-        died = threading.Event()
+        died: list[float] = []
 
         def body(tracker):
             log(tracker, 10)
             with pymongo.MongoClient(mortal.uri) as client:
                 assert wait_for(lambda: points_in(client[settings["mongo_db"]]) == 4)
             mortal.stop()
-            died.set()
+            died.append(time.monotonic())
             log(tracker, 20)
             time.sleep(0.7)
             log(tracker, 30)
 
-        begin = time.monotonic()
         assert execute(settings, folder, body) == "COMPLETED"
-    assert died.is_set()
-    assert time.monotonic() - begin < shipping.DRAIN_SECONDS
+    assert time.monotonic() - died[0] < 10
     assert [step for step, _ in series(folder.journal)["loss"]] == [10, 20, 30] == in_files(folder)[1]["loss"]
     shown = capsys.readouterr().out
     assert "did not get the end of this run (up to 8 of 12 points)" in shown
@@ -281,7 +278,7 @@ def test_a_server_that_never_answers(settings, capsys):
         folder = RunFolder.create(settings, "x")
         begin = time.monotonic()
         assert execute(settings, folder, lambda tracker: log(tracker, 10)) == "COMPLETED"
-    assert time.monotonic() - begin < shipping.DRAIN_SECONDS
+    assert time.monotonic() - begin < 8
     assert "is not reachable" in capsys.readouterr().out
 
 

@@ -68,12 +68,14 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_installs_once(project: Project):
+def test_installs_once_then_starts_at_once(project: Project):
     first = project.run("--config=x", "with", "label=two words")
     assert first.returncode == 7, first.stderr
     assert first.stdout == f"in {project.root}:./run.sh\n<src/main.py>\n<--config=x>\n<with>\n<label=two words>\n"
     assert len(project.installations()) == 1
+    began = time.perf_counter()
     second = project.run("--config=x", "with", "label=two words")
+    assert time.perf_counter() - began < 1
     assert (second.returncode, second.stdout, second.stderr) == (7, first.stdout, "")
     assert len(project.installations()) == 1
 
